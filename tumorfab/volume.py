@@ -125,8 +125,20 @@ def _open(path: Path | str) -> nib.Nifti1Image:
 
 
 def _affine(image: nib.Nifti1Image) -> Affine:
-    affine = image.affine
-    return np.asarray(affine, dtype=np.float64) if affine is not None else np.zeros((4, 4))
+    """The affine that the file states.
+
+    Where nibabel mends what is missing, a zero shows it here: all of it where the file has neither
+    sform nor qform (nibabel makes one up), a column where the qform's spacing is 0 (it takes 1 mm).
+    """
+    affine = np.array(image.affine, dtype=np.float64)
+    if int(image.header["sform_code"]) > 0:
+        return affine
+    if int(image.header["qform_code"]) <= 0:
+        return np.zeros((4, 4))
+    with image.file_map["image"].get_prepare_fileobj("rb") as handle:
+        stated = type(image.header).from_fileobj(handle, check=False)
+    affine[:3, :3] *= stated["pixdim"][1:4] != 0
+    return affine
 
 
 def _read(path: Path | str) -> tuple[NDArray, Affine]:
@@ -139,8 +151,10 @@ def _read(path: Path | str) -> tuple[NDArray, Affine]:
         ) from None
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
-    if data.ndim != 3:
+    if data.ndim != 3 or not data.size:
         raise InputError(f"{path}: has shape {data.shape}, one 3D volume is needed")
+    if data.dtype.kind not in "biuf":
+        raise InputError(f"{path}: holds {data.dtype} voxels, not one number each; convert it")
     return data, _affine(image)
 
 
@@ -151,8 +165,10 @@ def _first_line(error: BaseException) -> str:
 def save(path: Path | str, data: NDArray, affine: Affine) -> None:
     """Write a volume atomically as .nii.gz: float as int16 with a scale, bool and uint8 as uint8.
 
-    The bytes depend on the arguments alone (no time stamp). int16 keeps 1/65,000 of the range, well
-    below the noise of any scan; zero stays exactly zero, so a background stays a background.
+    The bytes depend on the arguments alone (no time stamp). int16 keeps better than 1/30,000 of the
+    peak, well below the noise of any scan; zero stays exactly zero, so a background stays one. The
+    scale is a power of two (see `lattice`), so voxels that were loaded and not changed are written
+    back bit for bit as long as the peak does not outgrow `lattice`'s range.
     """
     if data.dtype == bool or data.dtype == np.uint8:
         stored, slope = data.astype(np.uint8), 1.0
@@ -160,7 +176,7 @@ def save(path: Path | str, data: NDArray, affine: Affine) -> None:
         peak = float(np.abs(data).max(initial=0.0))
         if not np.isfinite(peak):
             raise ValueError(f"{path}: refusing to write NaN or infinite voxels")
-        slope = peak / 32767 if peak > 0 else 1.0
+        slope = lattice(data)
         stored = np.rint(data / slope).astype(np.int16)
     else:
         raise TypeError(f"volumes are float, uint8 or bool, not {data.dtype}")
@@ -178,6 +194,13 @@ def save(path: Path | str, data: NDArray, affine: Affine) -> None:
     with atomic(path) as temporary:
         # igzip writes a name-free, time-free header through compress(): same bytes every time.
         temporary.write_bytes(igzip.compress(payload, compresslevel=1, mtime=0))
+
+
+def lattice(data: NDArray) -> float:
+    """The step between the values that `save` can write for `data`: the smallest power of two with
+    which its peak fits int16. Everything within 32767 steps of zero can be stored with this step."""
+    peak = float(np.abs(data).max(initial=0.0))
+    return 2.0 ** np.ceil(np.log2(peak / 32767)) if peak > 0 else 1.0
 
 
 def to_sitk(volume: Volume) -> sitk.Image:
@@ -229,7 +252,8 @@ def resample(
             chosen[share > best] = value
             best = np.maximum(best, share)
         return chosen
-    low, high = float(volume.data.min()), float(volume.data.max())
+    # 0 is a legitimate value: the one outside the field of view.
+    low, high = min(0.0, float(volume.data.min())), max(0.0, float(volume.data.max()))
     image = Volume(volume.data.astype(np.float32, copy=False), volume.affine)
     out = _interpolate(image, grid, transform, blur, sitk.sitkBSpline)
     return np.clip(out, low, high)

@@ -1,0 +1,27 @@
+# The whole study. What is made where: docs/layout.md. Settings: config.yaml.
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/cohort.smk"
+include: "workflow/rules/preprocess.smk"
+include: "workflow/rules/place.smk"
+include: "workflow/rules/refine.smk"
+include: "workflow/rules/segment.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    localrule: True
+    input:
+        f"{R}/report/index.html",
+
+
+onsuccess:
+    print(Path(f"{R}/report/table.txt").read_text(encoding="utf-8"))

@@ -1,0 +1,156 @@
+"""Training and inference of the refiner on the toy cohort."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+import toy
+
+from tumorfab import checkpoint, place, refine, stage, train_refiner
+from tumorfab.stage import InputError, read_json
+from tumorfab.volume import load
+
+PARAMS = {"steps": 30, "encoder_steps": 30, "batch": 2, "patch": 16, "channels": 4,
+          "learning_rate": 3e-4, "adversarial": 0.1, "classes": 0.1, "perceptual": 0.5,
+          "content": 5.0}  # fmt: skip
+PLACE = {"rotation_deg": 30, "scale": [0.8, 1.2], "intensity_jitter": 0.1, "edge_mm": 4.0, "tries": 50}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("refiner")
+    hosts, cases = toy.write_cohort(folder)
+    for host in hosts:
+        place.main(
+            ["--host", host, "--anat", str(folder / f"sub-{host}/anat"), "--bank", str(folder / "bank"),
+             "--donor", *cases[:2], "--draws", "2", "--label", toy.LABEL, "--modality", *toy.MODALITIES,
+             "--seed", "7", "--params", json.dumps(PLACE), "--out", str(folder / f"set/sub-{host}/anat")]
+        )  # fmt: skip
+    return folder
+
+
+def sidecars(results):
+    return sorted(str(p) for p in results.glob("set/sub-*/anat/*desc-coarse*.json"))
+
+
+def train(results, out, donors=("A1", "A2"), **params):
+    train_refiner.main(
+        ["--results", str(results), "--donor", *donors, "--bank", str(results / "bank"),
+         "--samples", *sidecars(results), "--label", toy.LABEL, "--modality", *toy.MODALITIES,
+         "--seed", "3", "--threads", "1", "--params", json.dumps(PARAMS | params), "--out", str(out)]
+    )  # fmt: skip
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["weights"]
+
+
+@pytest.fixture(scope="module")
+def trained(results):
+    train(results, results / "set/refiner")
+    return results / "set/refiner"
+
+
+def test_training_learns_and_writes_its_history(trained):
+    rows = (trained / "training.csv").read_text().splitlines()
+    assert rows[0] == "step,encoder,discriminator,adversarial,classes,perceptual,content"
+    assert len(rows) == 1 + 60
+    encoder = [float(row.split(",")[1]) for row in rows[1:31]]
+    assert np.mean(encoder[-5:]) < np.mean(encoder[:5])
+    assert not (trained / "checkpoint.pt").exists()
+    assert any(p.name.startswith("events") for p in (trained / "tensorboard").iterdir())
+
+
+def test_killed_training_ends_as_an_uninterrupted_one(results, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_refiner, "SAVE_EVERY", 5)
+    process = multiprocessing.get_context("fork").Process(target=train, args=(results, tmp_path))
+    process.start()
+    deadline = time.monotonic() + 120
+    # Past the start of the adversarial phase, so that every state there is has been saved once.
+    while time.monotonic() < deadline:
+        state = checkpoint_step(tmp_path / "checkpoint.pt")
+        if state >= 35 or not process.is_alive():
+            break
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "refiner.pt").exists()
+    train(results, tmp_path)
+    one, two = weights(trained / "refiner.pt"), weights(tmp_path / "refiner.pt")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert (trained / "training.csv").read_bytes() == (tmp_path / "training.csv").read_bytes()
+
+
+def checkpoint_step(path):
+    try:
+        return int(torch.load(path, weights_only=True)["state"]["step"])
+    except FileNotFoundError:
+        return 0
+
+
+def test_a_checkpoint_of_another_run_is_not_continued(tmp_path, capsys):
+    checkpoint.save(tmp_path / "c.pt", "one", {"step": 5})
+    assert checkpoint.resume(tmp_path / "c.pt", "one") == {"step": 5}
+    assert checkpoint.resume(tmp_path / "c.pt", "two") is None
+    assert "belongs to another run" in capsys.readouterr().err
+    (tmp_path / "c.pt").write_bytes(b"half a file")
+    assert checkpoint.resume(tmp_path / "c.pt", "one") is None
+
+
+def test_a_sample_of_a_foreign_donor_is_refused(results, tmp_path):
+    with pytest.raises(InputError, match=r"its donor A\d is not a training case"):
+        train(results, tmp_path, donors=("A3", "A4"))
+    assert not (tmp_path / "refiner.pt").exists()
+
+
+def test_divergence_is_said(results, tmp_path):
+    with pytest.raises(InputError, match="diverged at step .* lower refiner.learning_rate"):
+        train(results, tmp_path, learning_rate=1e20)
+    assert not (tmp_path / "refiner.pt").exists()
+
+
+def run_refine(results, model, modalities=tuple(toy.MODALITIES)):
+    refine.main(["--refiner", str(model), "--samples", *sidecars(results), "--modality", *modalities])
+
+
+def test_refined_samples_keep_label_and_host(results, trained):
+    run_refine(results, trained / "refiner.pt")
+    for sidecar in sidecars(results):
+        stem = sidecar.removesuffix(".json")
+        refined = stem.replace("desc-coarse", "desc-tf")
+        labels = load(f"{stem}_dseg.nii.gz").data
+        np.testing.assert_array_equal(load(f"{refined}_dseg.nii.gz").data, labels)
+        for modality in toy.MODALITIES:
+            before, after = load(f"{stem}_{modality}.nii.gz").data, load(f"{refined}_{modality}.nii.gz").data
+            away = toy.ndimage.distance_transform_edt(labels == 0) > 6
+            np.testing.assert_array_equal(after[away], before[away])
+            assert not np.array_equal(after, before)
+        record = read_json(f"{refined}.json")
+        assert record["donor"] == read_json(sidecar)["donor"]
+        assert record["coarse"].endswith(os.path.basename(stem))
+
+
+def test_foreign_models_are_refused(results, trained, tmp_path):
+    with pytest.raises(InputError, match="was trained on T1w, T2w, not on T1w"):
+        run_refine(results, trained / "refiner.pt", ("T1w",))
+    (tmp_path / "x.pt").write_bytes(b"no model")
+    with pytest.raises(InputError, match=r"x.pt: not a readable model"):
+        run_refine(results, tmp_path / "x.pt")
+    checkpoint.save_model(tmp_path / "y.pt", "segmentor", toy.MODALITIES, weights={})
+    with pytest.raises(InputError, match=r"y.pt: is not a refiner"):
+        run_refine(results, tmp_path / "y.pt")
+
+
+def test_background_stays_zero_in_relative_units():
+    image = np.array([[[0.0, 2.0, 4.0]]], np.float32)
+    np.testing.assert_allclose(train_refiner.tissue_relative(image, [1.0, 2.0]), [[[0, 0.5, 1.5]]])
+
+
+def test_step_generators_do_not_repeat():
+    assert stage.rng(3, "refiner", "step", 1).random() != stage.rng(3, "refiner", "step", 11).random()

@@ -1,0 +1,112 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import toy
+
+from tumorfab import place, segment
+from tumorfab.stage import InputError, write_json
+from tumorfab.volume import load_labels
+
+PARAMS = {"steps": 60, "batch": 2, "patch": 24, "channels": 8, "learning_rate": 3e-3,
+          "synthetic_share": 0.5, "validate_every": 30}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("segment")
+    toy.write_cohort(folder)
+    place.main(
+        ["--host", "H1", "--anat", str(folder / "sub-H1/anat"), "--bank", str(folder / "bank"),
+         "--donor", "A1", "A2", "--draws", "1", "--label", toy.LABEL, "--modality", *toy.MODALITIES,
+         "--seed", "7", "--out", str(folder / "set"), "--params",
+         json.dumps({"rotation_deg": 30, "scale": [0.9, 1.1], "intensity_jitter": 0.1,
+                     "edge_mm": 4.0, "tries": 50})]
+    )  # fmt: skip
+    return folder
+
+
+def run(results, out, *extra, params=PARAMS):
+    segment.main(
+        ["--results", str(results), "--train", "A1", "A2", "--validation", "A3", "--test", "A4",
+         "--label", toy.LABEL, "--modality", *toy.MODALITIES, "--seed", "1", "--threads", "2",
+         "--params", json.dumps(params), "--out", str(out), *extra]
+    )  # fmt: skip
+
+
+def test_it_learns_to_find_the_tumour_of_an_unseen_case(results, tmp_path):
+    run(results, tmp_path)
+    predicted = load_labels(tmp_path / f"sub-A4_space-{toy.LABEL}_desc-pred_dseg.nii.gz").data > 0
+    truth = load_labels(results / "sub-A4/anat" / f"sub-A4_space-{toy.LABEL}_dseg.nii.gz").data > 0
+    assert 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()) > 0.6
+    history = pd.read_csv(tmp_path / "training.csv")
+    assert len(history) == PARAMS["steps"]
+    assert history["validation_dice"].notna().sum() == 2
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_same_seed_same_weights_and_synthetic_samples_are_used(results, tmp_path):
+    short = PARAMS | {"steps": 4, "validate_every": 2}
+    samples = [str(p) for p in (results / "set").glob("*coarse*.json")]
+    run(results, tmp_path / "a", params=short)
+    run(results, tmp_path / "b", params=short)
+    run(results, tmp_path / "c", "--samples", *samples, params=short)
+    run(results, tmp_path / "d", "--repeat", "1", params=short)
+    one, two, more, other = (
+        torch.load(tmp_path / n / "model.pt", weights_only=True)["weights"] for n in "abcd"
+    )
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert not all(torch.equal(one[k], more[k]) for k in one)
+    assert not all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_a_planted_leak_is_refused(results, tmp_path):
+    sidecar = tmp_path / "sub-H1_desc-coarse000.json"
+    write_json(sidecar, {"donor": "A4"})  # A4 is the test case
+    with pytest.raises(InputError, match="donor A4 is not a training case of this run"):
+        run(results, tmp_path, "--samples", str(sidecar))
+
+
+def test_the_annotation_of_a_test_case_is_never_opened(results, tmp_path, monkeypatch):
+    opened = []
+    real = segment.load_on
+    monkeypatch.setattr(segment, "load_on", lambda path, *a, **k: opened.append(str(path)) or real(path, *a, **k))
+    run(results, tmp_path, params=PARAMS | {"steps": 1})
+    assert any("sub-A4" in path for path in opened)
+    assert not any("sub-A4" in path and "dseg" in path for path in opened)
+
+
+def test_standardised_is_blind_to_the_scanner():
+    rng = np.random.default_rng(0)
+    image = np.where(rng.random((8, 8, 8)) > 0.4, rng.normal(5, 2, (8, 8, 8)), 0).astype(np.float32)
+    brain = image != 0
+    one, two = segment.standardised(image), segment.standardised(np.where(brain, 3 * image + 7, 0))
+    np.testing.assert_allclose(one, two, atol=1e-4)
+    assert one[brain].mean() == pytest.approx(0, abs=1e-4)
+    assert (one[~brain] == 0).all()
+
+
+def test_regions_and_labels_are_inverse():
+    labels = torch.randint(0, 4, (1, 6, 6, 6))
+    logits = segment.regions(labels)[0].numpy() * 2 - 1
+    np.testing.assert_array_equal(segment.to_labels(logits), labels[0].numpy())
+
+
+def test_labels_are_nested_whatever_the_logits():
+    logits = np.random.default_rng(0).normal(size=(3, 8, 8, 8)).astype(np.float32)
+    labels = segment.to_labels(logits)
+    assert (logits[0][labels > 0] > 0).all()
+    assert (logits[1][np.isin(labels, (1, 3))] > 0).all()
+
+
+def test_batches_mix_by_the_share():
+    def pool(value):
+        return [segment.Case("x", np.full((1, 8, 8, 8), value, np.float16), np.ones((8, 8, 8), np.uint8))]
+
+    params = {"batch": 4, "patch": 8, "synthetic_share": 0.5}
+    images, _ = segment.draw_batch(pool(1), pool(2), params, np.random.default_rng(0))
+    assert sorted(images.amax((1, 2, 3, 4)).tolist()) == [1, 1, 2, 2]
+    images, _ = segment.draw_batch(pool(1), [], params, np.random.default_rng(0))
+    assert images.amax((1, 2, 3, 4)).tolist() == [1, 1, 1, 1]

@@ -1,0 +1,84 @@
+# Read the config and the subjects; name the folders. No stage's logic lives in the rules.
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from tumorfab import plan
+from tumorfab.config import validated
+from tumorfab.plan import code
+from tumorfab.stage import InputError
+
+try:
+    config = validated(config)
+    subjects = plan.subjects(config, workflow.is_main_process).set_index("subject")
+except InputError as error:
+    sys.exit(f"error: {error}")
+
+R = config["results"]
+S = config["space"]["label"]
+MODALITIES = config["modalities"]
+TISSUES = ["CSF", "GM", "WM"]
+HOSTS = subjects.index[subjects.role == "host"].tolist()
+TRAIN, VALIDATION, TEST = (
+    subjects.index[subjects.role == role].tolist() for role in ("train", "validation", "test")
+)
+ANNOTATED = TRAIN + VALIDATION + TEST
+DRAWS = plan.draws_per_host(config, len(HOSTS))
+RUNS = plan.runs(config)
+SETS = f"{R}/fold-{{fold}}_k-{{k}}"  # everything made from one set of real training cases
+ENV = "../../envs/tumorfab.yaml"
+
+
+def section(name):
+    """One section of the config as JSON whose bytes do not depend on the order of its keys."""
+    return json.dumps(config[name], sort_keys=True)
+
+
+def standardised(subject, *names):
+    """Files of a subject in the analysis space."""
+    stem = f"{R}/sub-{subject}/anat/sub-{subject}_space-{S}"
+    return [f"{stem}_{name}.nii.gz" for name in names]
+
+
+def images(subject):
+    """Its images and everything that a stage needs beside them."""
+    return standardised(
+        subject,
+        *[f"desc-preproc_{m}" for m in MODALITIES],
+        "desc-brain_mask",
+        *[f"label-{t}_probseg" for t in TISSUES],
+    )
+
+
+def case(subject):
+    """An annotated case: its images and its label map."""
+    return standardised(subject, *[f"desc-preproc_{m}" for m in MODALITIES], "dseg")
+
+
+def sidecars(kind, fold, k, n):
+    """Sidecars of the synthetic samples of a run; kind is coarse or tf."""
+    return [
+        f"{R}/fold-{fold}_k-{k}/sub-{host}/anat/sub-{host}_space-{S}_desc-{kind}{number:03d}.json"
+        for host, number in plan.samples(HOSTS, int(n) * int(k))
+    ]
+
+
+def volumes(sidecar):
+    """The volumes that belong to a sidecar."""
+    stem = sidecar.removesuffix(".json")
+    return [f"{stem}_{name}.nii.gz" for name in (*MODALITIES, "dseg")]
+
+
+def with_volumes(paths):
+    """Sidecars and their volumes."""
+    return [*paths, *[volume for path in paths for volume in volumes(path)]]
+
+
+wildcard_constraints:
+    subject="[A-Za-z0-9]+",
+    k="[0-9]+",
+    n="[0-9]+",
+    fold="[0-9]+",
+    seed="[0-9]+",
+    arm="[a-z0-9_]+",

@@ -1,0 +1,70 @@
+# TF-Aug: the ROI bank of the training cases, and coarse tumours in every host.
+
+
+rule bank:
+    input:
+        [path for subject in TRAIN for path in {*images(subject), *case(subject)}],
+    output:
+        rois=[f"{R}/bank/sub-{subject}_rois.npz" for subject in TRAIN],
+        about=[f"{R}/bank/sub-{subject}_rois.json" for subject in TRAIN],
+    log:
+        f"{R}/logs/bank.log",
+    benchmark:
+        f"{R}/benchmarks/bank.tsv"
+    params:
+        code=code("bank"),
+        label=S,
+        modalities=MODALITIES,
+        cases=[f"--case {s} {shlex.quote(subjects.licence[s])}" for s in TRAIN],
+        results=R,
+        out=lambda wildcards, output: str(Path(output.rois[0]).parent),
+    conda:
+        ENV
+    shell:
+        "python -m tumorfab.bank {params.cases} --results {params.results} --label {params.label}"
+        " --modality {params.modalities} --out {params.out} > {log} 2>&1"
+
+
+# All samples of one host in one process: the host is read once, each sample is its own file.
+rule place:
+    input:
+        host=images("{subject}"),
+        bank=lambda wildcards: [
+            f"{R}/bank/sub-{donor}_rois.{kind}"
+            for donor in TRAIN[: int(wildcards.k)]
+            for kind in ("npz", "json")
+        ],
+    output:
+        [
+            path
+            for number in range(DRAWS)
+            for path in with_volumes(
+                [f"{SETS}/sub-{{subject}}/anat/sub-{{subject}}_space-{S}_desc-coarse{number:03d}.json"]
+            )
+        ],
+    log:
+        f"{R}/logs/place/fold-{{fold}}_k-{{k}}_{{subject}}.log",
+    benchmark:
+        f"{R}/benchmarks/place/fold-{{fold}}_k-{{k}}_{{subject}}.tsv"
+    params:
+        code=code("place"),
+        section=section("place"),
+        label=S,
+        modalities=MODALITIES,
+        seed=config["seed"],
+        draws=DRAWS,
+        donors=lambda wildcards: TRAIN[: int(wildcards.k)],
+        licence=lambda wildcards: subjects.licence[wildcards.subject],
+        anat=lambda wildcards, input: str(Path(input.host[0]).parent),
+        bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
+        out=lambda wildcards, output: str(Path(output[0]).parent),
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    conda:
+        ENV
+    shell:
+        "python -m tumorfab.place --host {wildcards.subject} --anat {params.anat}"
+        " --bank {params.bank} --donor {params.donors} --draws {params.draws}"
+        " --label {params.label} --modality {params.modalities} --seed {params.seed}"
+        " --licence {params.licence:q} --params {params.section:q} --out {params.out} > {log} 2>&1"

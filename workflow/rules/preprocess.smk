@@ -1,0 +1,171 @@
+# Native scan -> bias-corrected, stripped, registered -> analysis grid, normalised, tissue maps.
+# Two jobs per subject: the slow one knows nothing of the annotated cohort, so neither a new case nor
+# an edit of the normalisation repeats it.
+
+
+rule preprocess_healthy:
+    input:
+        checked=ancient(rules.ingest.output.subjects),
+        scans=lambda wildcards: subjects.loc[wildcards.subject, MODALITIES].tolist(),
+    output:
+        [f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-N4_{m}.nii.gz" for m in MODALITIES],
+        [
+            f"{R}/sub-{{subject}}/anat/sub-{{subject}}_from-{m}_to-MNI152NLin2009aSym_mode-image_xfm.txt"
+            for m in MODALITIES
+        ],
+        mask=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-brain_mask.nii.gz",
+        evidence=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-preproc.json",
+    log:
+        f"{R}/logs/preprocess/{{subject}}.log",
+    benchmark:
+        f"{R}/benchmarks/preprocess/{{subject}}.tsv"
+    params:
+        code=code("preprocess"),
+        section=section("preprocess"),
+        brain=config["healthy"]["brain"],
+        images=lambda wildcards, input: [
+            f"--image {m}={path}" for m, path in zip(MODALITIES, input.scans)
+        ],
+        out=lambda wildcards, output: str(Path(output.mask).parent),
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    conda:
+        ENV
+    shell:
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.preprocess"
+        " --subject {wildcards.subject} --cohort healthy --brain {params.brain} {params.images}"
+        " --params {params.section:q} --out {params.out} > {log} 2>&1"
+
+
+rule preprocess_annotated:
+    input:
+        checked=ancient(rules.ingest.output.subjects),
+        scans=lambda wildcards: subjects.loc[wildcards.subject, MODALITIES].tolist(),
+    output:
+        [f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-N4_{m}.nii.gz" for m in MODALITIES],
+        mask=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-brain_mask.nii.gz",
+        evidence=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-preproc.json",
+    log:
+        f"{R}/logs/preprocess/{{subject}}.log",
+    benchmark:
+        f"{R}/benchmarks/preprocess/{{subject}}.tsv"
+    wildcard_constraints:
+        subject="|".join(ANNOTATED),
+    params:
+        code=code("preprocess"),
+        section=section("preprocess"),
+        images=lambda wildcards, input: [
+            f"--image {m}={path}" for m, path in zip(MODALITIES, input.scans)
+        ],
+        out=lambda wildcards, output: str(Path(output.mask).parent),
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    conda:
+        ENV
+    shell:
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.preprocess"
+        " --subject {wildcards.subject} --cohort annotated --brain none {params.images}"
+        " --params {params.section:q} --out {params.out} > {log} 2>&1"
+
+
+# Training cases only: not even the position of a test brain may reach the hosts.
+rule template:
+    input:
+        images=[f"{R}/sub-{s}/anat/sub-{s}_desc-N4_{MODALITIES[0]}.nii.gz" for s in TRAIN],
+        masks=[f"{R}/sub-{s}/anat/sub-{s}_desc-brain_mask.nii.gz" for s in TRAIN],
+    output:
+        [f"{R}/template/template_space-{S}_label-{t}_probseg.nii.gz" for t in TISSUES],
+        f"{R}/template/from-MNI152NLin2009aSym_to-{S}_mode-image_xfm.txt",
+        f"{R}/template/template_space-{S}_T1w.nii.gz",
+        f"{R}/template/template_space-{S}_desc-brain_mask.nii.gz",
+        evidence=f"{R}/template/template.json",
+    log:
+        f"{R}/logs/template.log",
+    benchmark:
+        f"{R}/benchmarks/template.tsv"
+    params:
+        code=code("template"),
+        spacing=config["space"]["spacing"],
+        label=S,
+        modality=MODALITIES[0],
+        images=lambda wildcards, input: [
+            f"--image {s}={path}" for s, path in zip(TRAIN, input.images)
+        ],
+        out=lambda wildcards, output: str(Path(output.evidence).parent),
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    conda:
+        ENV
+    shell:
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.template {params.images}"
+        " --mask {input.masks} --spacing {params.spacing} --label {params.label}"
+        " --modality {params.modality} --out {params.out} > {log} 2>&1"
+
+
+rule standardise_healthy:
+    input:
+        rules.preprocess_healthy.output,
+        template=rules.template.output,
+    output:
+        images("{subject}"),
+        evidence=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_space-{S}_desc-preproc.json",
+    log:
+        f"{R}/logs/standardise/{{subject}}.log",
+    benchmark:
+        f"{R}/benchmarks/standardise/{{subject}}.tsv"
+    params:
+        code=code("standardise"),
+        label=S,
+        modalities=MODALITIES,
+        anat=lambda wildcards, output: str(Path(output.evidence).parent),
+        template=lambda wildcards, input: str(Path(input.template[0]).parent),
+    resources:
+        mem_mb=3000,
+        runtime=20,
+    conda:
+        ENV
+    shell:
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.standardise"
+        " --subject {wildcards.subject} --cohort healthy --modality {params.modalities}"
+        " --anat {params.anat} --template {params.template} --label {params.label} > {log} 2>&1"
+
+
+rule standardise_annotated:
+    input:
+        rules.preprocess_annotated.output,
+        template=rules.template.output,
+        seg=lambda wildcards: subjects.loc[wildcards.subject, "seg"],
+    output:
+        images("{subject}"),
+        standardised("{subject}", "dseg"),
+        evidence=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_space-{S}_desc-preproc.json",
+    log:
+        f"{R}/logs/standardise/{{subject}}.log",
+    benchmark:
+        f"{R}/benchmarks/standardise/{{subject}}.tsv"
+    wildcard_constraints:
+        subject="|".join(ANNOTATED),
+    params:
+        code=code("standardise"),
+        label=S,
+        modalities=MODALITIES,
+        anat=lambda wildcards, output: str(Path(output.evidence).parent),
+        template=lambda wildcards, input: str(Path(input.template[0]).parent),
+    resources:
+        mem_mb=3000,
+        runtime=20,
+    conda:
+        ENV
+    shell:
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.standardise"
+        " --subject {wildcards.subject} --cohort annotated --modality {params.modalities}"
+        " --anat {params.anat} --template {params.template} --label {params.label}"
+        " --seg {input.seg:q} > {log} 2>&1"
+
+
+# Both rules can make the files of an annotated case; only the narrower one should.
+ruleorder: preprocess_annotated > preprocess_healthy
+ruleorder: standardise_annotated > standardise_healthy

@@ -1,0 +1,51 @@
+# The study's tables and its one page.
+COARSE = [
+    path
+    for k in config["study"]["k"]
+    for path in sidecars("coarse", 0, k, max(config["study"]["n"]))
+    if {"coarse", "tf"} & set(config["study"]["arms"])
+]
+REFINED = [
+    path
+    for k in config["study"]["k"]
+    for path in sidecars("tf", 0, k, max(config["study"]["n"]))
+    if "tf" in config["study"]["arms"]
+]
+
+
+rule report:
+    input:
+        rules.ingest.output,
+        with_volumes(REFINED),
+        [volume for path in COARSE for volume in volumes(path)],
+        scores=[f"{R}/segment/{run}/scores.csv" for run in RUNS],
+        histories=[f"{R}/segment/{run}/training.csv" for run in RUNS],
+        samples=COARSE,
+        refiners=[
+            f"{R}/fold-0_k-{k}/refiner/training.csv"
+            for k in config["study"]["k"]
+            if "tf" in config["study"]["arms"]
+        ],
+        subjects=rules.ingest.output.subjects,
+        skipped=rules.ingest.output.skipped,
+    output:
+        f"{R}/report/dice.csv",
+        f"{R}/report/table.txt",
+        page=f"{R}/report/index.html",
+    log:
+        f"{R}/logs/report.log",
+    benchmark:
+        f"{R}/benchmarks/report.tsv"
+    params:
+        code=code("report"),
+        config=json.dumps(config, sort_keys=True),
+        runs=lambda wildcards, input: [str(Path(path).parent) for path in input.scores],
+        samples=lambda wildcards, input: ["--samples", *input.samples] if input.samples else "",
+        refiners=lambda wildcards, input: ["--refiners", *input.refiners] if input.refiners else "",
+        out=lambda wildcards, output: str(Path(output.page).parent),
+    conda:
+        ENV
+    shell:
+        "python -m tumorfab.report --scores {input.scores} --subjects {input.subjects}"
+        " --skipped {input.skipped} --config {params.config:q} {params.samples} --runs {params.runs}"
+        " {params.refiners} --out {params.out} > {log} 2>&1"
