@@ -106,14 +106,16 @@ def test_head_is_layered_from_the_brain_outwards(brain: phantom.Brain) -> None:
     mean = demo.BRIGHTNESS["T1w"]
     image = np.zeros(brain.grid.shape, np.float32)
     for kind, share in layers:
-        assert share.min() >= 0 and share.max() <= 1.01, kind
+        assert share.min() >= 0, kind
+        assert share.max() <= 1.01, kind
         image += share * (mean[kind] - image)
     x, y, z = brain.at
     column = np.unravel_index(np.hypot(x, y + 20).argmin(), x.shape)[:2]  # up to the crown
     cortex = np.flatnonzero(brain.grey[column] > 0.3)[-1]
     outward = image[column][cortex:]
     scalp = outward.argmax()
-    assert outward[scalp] > 0.8 and (outward[-3:] == 0).all()
+    assert outward[scalp] > 0.8
+    assert (outward[-3:] == 0).all()
     assert outward[:scalp].min() < 0.2 < mean["CSF"], "no dark skull between brain and scalp"
     assert 4 < scalp * brain.mm < 25
     neck = z < -100

@@ -42,7 +42,8 @@ def test_density_stays_within_bounds_and_out_of_csf(
     diffusion = growth.diffusivity(*tissue(seed), d_white)
     start = np.random.default_rng(seed).random(diffusion.shape).astype(np.float32)
     *_, (_, last) = islice(growth.simulate(start, diffusion, rho, spacing), 60)
-    assert last.min() >= 0 and last.max() <= 1
+    assert last.min() >= 0
+    assert last.max() <= 1
     assert (last[diffusion == 0] == 0).all()
 
 

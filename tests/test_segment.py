@@ -10,8 +10,8 @@ from tumorfab import place, segment
 from tumorfab.stage import InputError, write_json
 from tumorfab.volume import load_labels
 
-PARAMS = {"steps": 60, "batch": 2, "patch": 24, "channels": 8, "learning_rate": 3e-3,
-          "synthetic_share": 0.5, "validate_every": 30}  # fmt: skip
+PARAMS = {"steps": 150, "batch": 2, "patch": 24, "channels": 8, "learning_rate": 1e-3,
+          "synthetic_share": 0.5, "validate_every": 75}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def results(tmp_path_factory):
 def run(results, out, *extra, params=PARAMS):
     segment.main(
         ["--results", str(results), "--train", "A1", "A2", "--validation", "A3", "--test", "A4",
-         "--label", toy.LABEL, "--modality", *toy.MODALITIES, "--seed", "1", "--threads", "2",
+         "--label", toy.LABEL, "--modality", *toy.MODALITIES, "--seed", "1", "--threads", "1",
          "--params", json.dumps(params), "--out", str(out), *extra]
     )  # fmt: skip
 

@@ -7,12 +7,11 @@ and the CSF of the sulci.
 
 import importlib.util
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.segmentation import watershed
@@ -20,13 +19,15 @@ from skimage.segmentation import watershed
 from tumorfab import register, volume
 from tumorfab.register import Mask
 from tumorfab.stage import InputError
-from tumorfab.volume import Grid, Volume
+from tumorfab.volume import Grid, Image, Volume
 
 # BIDS label of the template.
 SPACE = "MNI152NLin2009aSym"
 
 # Extraction works on cubic voxels of this edge in mm, whatever the scan's are.
 WORK_MM = 2.0
+# Agreement with the template is measured at this resolution (mm).
+COARSE_MM = 4.0
 # The brain's centre lies about this far below the vertex; the crown, above the neck, this deep.
 DEPTH_MM = 75.0
 CROWN_MM = 100.0
@@ -45,32 +46,40 @@ STRIPPED_ML = (400.0, 2600.0)
 
 @dataclass(frozen=True, eq=False)
 class Template:
-    """MNI152 at 1 mm: T1-weighted brain, tissue probabilities in 0..1, mask, distance to its edge.
-
-    `distance` is in mm, negative inside. All arrays are on the grid of `t1`.
-    """
+    """MNI152: T1-weighted brain, tissue probabilities in 0..1 (0 outside the mask), mask. All
+    arrays are on the grid of `t1`."""
 
     t1: Volume
-    csf: NDArray[np.float32]
-    gm: NDArray[np.float32]
-    wm: NDArray[np.float32]
+    csf: Image
+    gm: Image
+    wm: Image
     mask: Mask
-    distance: NDArray[np.float32]
+
+    @cached_property
+    def distance(self) -> Image:
+        """Distance in mm to the edge of the mask, negative inside."""
+        return _distance(self.mask, self.t1.grid)
 
 
 @cache
-def template() -> Template:
-    """The template, read from the installed nilearn package without importing it (that is slow)."""
+def template(mm: float = 1.0) -> Template:
+    """The template at 1 mm, or averaged over blocks of `mm`.
+
+    It is read from the installed nilearn package without importing that, which would take seconds.
+    Raises `InputError` where nilearn is not installed.
+    """
     spec = importlib.util.find_spec("nilearn")
     if spec is None or spec.origin is None:
         raise InputError("nilearn: not installed, and it holds the MNI template; pip install nilearn")
     name = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
     folder = Path(spec.origin).parent / "datasets" / "data"
-    t1, gm, wm = (volume.load(folder / name.format(kind)) for kind in ("t1", "gm", "wm"))
-    mask = t1.data > 0
-    grey, white = (np.where(mask, tissue.data / 255, 0).astype(np.float32) for tissue in (gm, wm))
-    csf = np.where(mask, np.clip(1 - grey - white, 0, 1), 0).astype(np.float32)
-    return Template(t1, csf, grey, white, mask, _distance(mask, t1.grid).astype(np.float32))
+    full = [volume.load(folder / name.format(kind)) for kind in ("t1", "gm", "wm")]
+    inside = Volume(full[0].data > 0, full[0].affine)
+    t1, grey, white, share = (register.shrunk(part, mm) for part in (*full, inside))
+    mask = share.data >= 0.5
+    gm, wm = (np.where(mask, tissue.data / 255, 0).astype(np.float32) for tissue in (grey, white))
+    csf = np.where(mask, np.clip(1 - gm - wm, 0, 1), 0).astype(np.float32)
+    return Template(t1, csf, gm, wm, mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +108,7 @@ def extract(head: Volume, modality: str) -> Extraction:
 
 def locate(image: Volume, mask: Mask, modality: str) -> Extraction:
     """Align the template to a scan that is stripped already, with the brain in `mask`."""
-    mni = template()
+    mni = template(COARSE_MM)
     brain = Volume(mask, image.affine)
     start = register.moments(Volume(mni.mask, mni.t1.affine), brain)
     found = align(on_work_grid(image), [start], modality)
@@ -145,7 +154,7 @@ def align(
     image: Volume, starts: list[sitk.AffineTransform], modality: str
 ) -> sitk.AffineTransform:
     """Template points to points of `image`: the best of several starts, then refined."""
-    mni = template()
+    mni = template(WORK_MM)
     metric = register.CORRELATION if modality == "T1w" else register.INFORMATION
     coarse = [
         register.linear(mni.t1, image, mni.mask, start, metric, register.STAGES[:2], (8.0,)).transform
@@ -161,24 +170,16 @@ def agreement(image: Volume, transform: sitk.Transform, reach: float) -> float:
     The multiple correlation coefficient of the image with the template's CSF, GM and WM maps, at
     4 mm, up to `reach` mm outside the template's mask.
     """
-    grid, distance, tissues = _coarse()
-    region = distance < reach
-    values = volume.resample(image, grid, transform)[region].astype(np.float64)
+    mni = template(COARSE_MM)
+    region = mni.distance < reach
+    coarse = register.shrunk(image, COARSE_MM)
+    values = volume.resample(coarse, mni.t1.grid, transform)[region].astype(np.float64)
     if values.std() == 0:
         return 0.0
-    design = np.column_stack([np.ones(values.size), *(tissue[region] for tissue in tissues)])
+    tissues = (tissue[region] for tissue in (mni.csf, mni.gm, mni.wm))
+    design = np.column_stack([np.ones(values.size), *tissues])
     weights, *_ = np.linalg.lstsq(design, values, rcond=None)
     return float(np.sqrt(max(0.0, 1 - np.var(values - design @ weights) / values.var())))
-
-
-@cache
-def _coarse() -> tuple[Grid, NDArray[np.float32], tuple[NDArray[np.float32], ...]]:
-    """Grid, distance and tissues of the template at 4 mm."""
-    mni = template()
-    grid = mni.t1.grid.coarsened(4.0)
-    tissues = (Volume(tissue, mni.t1.affine) for tissue in (mni.csf, mni.gm, mni.wm))
-    distance = _distance_to_template(grid, sitk.AffineTransform(3))
-    return grid, distance, tuple(volume.resample(tissue, grid) for tissue in tissues)
 
 
 def refine(work: Volume, transform: sitk.AffineTransform) -> Mask:
@@ -197,8 +198,8 @@ def refine(work: Volume, transform: sitk.AffineTransform) -> Mask:
     seeds = np.where(core, 1, np.where(prior > high, 2, 0))
     basin = watershed(-smooth, seeds) == 1
     tissue = basin & (work.data > BONE * np.median(work.data[core]))
-    radius = 1.5 * WORK_MM
-    tissue = _largest(_grown(_grown(tissue, work.grid, -radius), work.grid, radius)) | core
+    ball = ndimage.generate_binary_structure(3, 2)
+    tissue = _largest(ndimage.binary_opening(tissue, ball)) | core
     closed = _grown(_grown(tissue, work.grid, SULCUS_MM), work.grid, -SULCUS_MM) & basin
     own = np.clip(_distance(closed, work.grid), low, -low)
     edge = (1 - TRUST) * own + TRUST * np.clip(prior, low, -low)
@@ -218,7 +219,7 @@ def _starts(head: Volume) -> list[sitk.AffineTransform]:
     crown = points[points[:, 2] > vertex - CROWN_MM]
     centre = np.percentile(crown, (2, 98), axis=0).mean(0)
     centre[2] = vertex - DEPTH_MM
-    mni = template()
+    mni = template(COARSE_MM)
     index = ndimage.center_of_mass(mni.mask)
     origin = (mni.t1.affine @ [*index, 1.0])[:3]
     lps = np.array([-1.0, -1.0, 1.0])
@@ -233,9 +234,9 @@ def _starts(head: Volume) -> list[sitk.AffineTransform]:
     return starts
 
 
-def _distance_to_template(grid: Grid, transform: sitk.AffineTransform) -> NDArray[np.float32]:
+def _distance_to_template(grid: Grid, transform: sitk.AffineTransform) -> Image:
     """Signed distance in template mm to the template's mask, negative inside, on `grid`."""
-    mni = template()
+    mni = template(WORK_MM)
     # Resampling fills with 0 beyond the template's field of view: let 0 stand for far outside.
     far = float(mni.distance.max())
     shifted = Volume(mni.distance - far, mni.t1.affine)
@@ -251,15 +252,16 @@ def _extraction(image: Volume, mask: Mask, transform: sitk.AffineTransform) -> E
         mask = ndimage.binary_fill_holes(_largest(share > 0.5))
     prior = _distance_to_template(image.grid, transform) < 0
     overlap = 2 * np.count_nonzero(prior & mask) / (np.count_nonzero(prior) + np.count_nonzero(mask))
-    grid, distance, _ = _coarse()
-    seen = volume.resample(Volume(np.ones(image.data.shape, np.float32), image.affine), grid, transform)
-    return Extraction(mask, transform, float(overlap), float((seen[distance < 0] < 0.5).mean()))
+    mni = template(COARSE_MM)
+    view = register.shrunk(Volume(np.ones(image.data.shape, np.float32), image.affine), COARSE_MM)
+    seen = volume.resample(view, mni.t1.grid, transform)[mni.mask] >= 0.5
+    return Extraction(mask, transform, float(overlap), float(1 - seen.mean()))
 
 
-def _distance(mask: Mask, grid: Grid) -> NDArray[np.float64]:
+def _distance(mask: Mask, grid: Grid) -> Image:
     """Signed distance in mm to the edge of `mask`, negative inside."""
-    out = ndimage.distance_transform_edt(~mask, sampling=grid.spacing)
-    return out - ndimage.distance_transform_edt(mask, sampling=grid.spacing)
+    outside = ndimage.distance_transform_edt(~mask, sampling=grid.spacing)
+    return (outside - ndimage.distance_transform_edt(mask, sampling=grid.spacing)).astype(np.float32)
 
 
 def _grown(mask: Mask, grid: Grid, mm: float) -> Mask:

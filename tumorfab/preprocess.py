@@ -139,17 +139,18 @@ def _find_brain(
     try:
         if method == "none":
             mask = brain.stripped(scan)
-            rough = correct_bias(scan, mask, shrink).image
+            rough = _in_head(scan, method, shrink)
             return brain.locate(rough, mask, modality), rough
-        rough = correct_bias(scan, brain.head_mask(scan), shrink).image
+        rough = _in_head(scan, method, shrink)
         return brain.extract(rough, modality), rough
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
 def _in_head(scan: Volume, method: str, shrink: float) -> Volume:
+    """`scan` without the bias that registration would stumble over, which a coarse field shows."""
     mask = scan.data != 0 if method == "none" else brain.head_mask(scan)
-    return correct_bias(scan, mask, shrink).image
+    return correct_bias(scan, mask, 2 * shrink).image
 
 
 def _stripped(path: Path, scan: Volume) -> Mask:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from tumorfab import __version__, checkpoint, gpu, refiner, stage
-from tumorfab.contrast import Reference
 from tumorfab.train_refiner import tissue_relative
 from tumorfab.volume import Image, Labels, lattice, load_grid, load_on, save
 
@@ -37,19 +36,18 @@ def refine(
     low = np.maximum(where.min(0) - MARGIN, 0)
     high = np.minimum(where.max(0) + 1 + MARGIN, labels.shape)
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    relative = np.stack([tissue_relative(i[box], r) for i, r in zip(images, references, strict=True)])
+    relative = np.stack(tissue_relative([image[box] for image in images], references))
     size = relative.shape[1:]
-    padded = [(0, 0)] + [(0, -n % 8) for n in size]  # three levels halve twice; 8 leaves room
+    padded = [(0, 0)] + [(0, -n % 4) for n in size]  # three levels halve twice
     x = torch.from_numpy(np.pad(relative, padded))[None].to(device)
     y = torch.from_numpy(np.pad(labels[box], padded[1:]).astype(np.int64))[None].to(device)
-    new = generator(x, y)[0].cpu().numpy()[(slice(None), *(slice(0, n) for n in size))]
-    acted = refiner.support(x, y)[0, 0].cpu().numpy()[tuple(slice(0, n) for n in size)] > 0
+    change = (generator(x, y) - x)[0].cpu().numpy()[(slice(None), *(slice(0, n) for n in size))]
     refined = []
-    for image, window, pair in zip(images, new, references, strict=True):
+    for image, residual, (_, scale) in zip(images, change, references, strict=True):
         limit = 32767 * lattice(image)  # what the file holds without moving the other voxels
-        values = np.clip(Reference(*pair).absolute(window), -limit, limit)
         result = image.copy()
-        result[box] = np.where(acted, values, image[box])
+        # Adding the change, which is exactly 0 outside the support, leaves the rest bit-identical.
+        result[box] = np.clip(image[box] + scale * residual, -limit, limit)
         refined.append(result)
     return refined
 

@@ -110,7 +110,7 @@ def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross entropy of the class head, each class of the batch weighing the same."""
     counts = one_hot(labels).sum((0, 2, 3, 4))
     weights = torch.where(counts > 0, labels.numel() / (CLASSES * counts.clamp_min(1)), 0.0)
-    return functional.cross_entropy(logits, labels, weight=weights.clamp_max(50.0))
+    return functional.cross_entropy(logits, labels, weight=weights)
 
 
 class ClassStatistics(nn.Module):

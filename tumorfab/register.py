@@ -102,6 +102,13 @@ def correlation(fixed: Volume, moving: Volume, mask: Mask, transform: sitk.Trans
     return float(np.corrcoef(a.astype(np.float64), b.astype(np.float64))[0, 1])
 
 
+def shrunk(image: Volume, mm: float) -> Volume:
+    """`image` averaged over blocks of about `mm`, or as it is where its voxels are that large."""
+    factors = np.maximum(1, np.rint(mm / image.grid.spacing)).astype(int)
+    full = volume.to_sitk(Volume(image.data.astype(np.float32, copy=False), image.affine))
+    return volume.from_sitk(sitk.BinShrink(full, factors.tolist()))
+
+
 def flatten(transform: sitk.Transform) -> sitk.AffineTransform:
     """Any linear transform or chain of them as one `AffineTransform` about the origin."""
     origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
@@ -128,19 +135,13 @@ class _Pair:
 
     @classmethod
     def at(cls, fixed: Volume, moving: Volume, mask: Mask, mm: float) -> "_Pair":
-        share = _shrunk(Volume(mask.astype(np.float32), fixed.affine), mm)
-        return cls(_shrunk(fixed, mm), _shrunk(moving, mm), share >= 0.5)
+        share = shrunk(Volume(mask.astype(np.float32), fixed.affine), mm)
+        images = (volume.to_sitk(shrunk(image, mm)) for image in (fixed, moving))
+        return cls(*images, volume.to_sitk(share) >= 0.5)
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
         return self.fixed.GetSize(), self.moving.GetSize()
-
-
-def _shrunk(image: Volume, mm: float) -> sitk.Image:
-    """`image` averaged over blocks of about `mm`, or as it is where its voxels are that large."""
-    factors = np.maximum(1, np.rint(mm / image.grid.spacing)).astype(int)
-    full = volume.to_sitk(Volume(image.data.astype(np.float32, copy=False), image.affine))
-    return sitk.BinShrink(full, factors.tolist())
 
 
 def _improve(

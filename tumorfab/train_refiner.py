@@ -28,7 +28,8 @@ def load_case(images: dict[str, Path], dseg: Path, references: dict[str, list[fl
     """A case around its tumours, tissue-relative, background exactly 0."""
     grid = load_grid(dseg)
     labels = load_on(dseg, grid, labels=True)
-    relative = [tissue_relative(load_on(path, grid), references[m]) for m, path in images.items()]
+    volumes = [load_on(path, grid) for path in images.values()]
+    relative = tissue_relative(volumes, [references[m] for m in images])
     keep = np.zeros(labels.shape, bool)
     where = np.argwhere(labels > 0)
     if not len(where):
@@ -38,9 +39,14 @@ def load_case(images: dict[str, Path], dseg: Path, references: dict[str, list[fl
     return Case.cropped(dseg.name, relative, labels, keep)
 
 
-def tissue_relative(image: Image, pair: list[float]) -> Image:
-    """Image units to tissue-relative units; the background, exactly 0, stays 0."""
-    return np.where(image != 0, Reference(*pair).relative(image), 0).astype(np.float32)
+def tissue_relative(images: list[Image], references: list[list[float]]) -> list[Image]:
+    """Image units to tissue-relative units, per modality; the background (exactly 0 in every
+    modality) stays 0."""
+    brain = np.any([image != 0 for image in images], axis=0)
+    return [
+        np.where(brain, Reference(*pair).relative(image), 0).astype(np.float32)
+        for image, pair in zip(images, references, strict=True)
+    ]
 
 
 def batch(
@@ -81,10 +87,11 @@ def train(
         "generator": torch.optim.Adam(generator.parameters(), rate, betas=(0.5, 0.9)),
         "discriminator": torch.optim.Adam(discriminator.parameters(), 2 * rate, betas=(0.5, 0.9)),
     }
+    stateful = modules | {f"optimiser of {name}": item for name, item in optimisers.items()}
     history: list[dict[str, float]] = []
     start = 0
     if saved := checkpoint.resume(state_path, run):
-        for name, item in (modules | optimisers).items():
+        for name, item in stateful.items():
             item.load_state_dict(saved[name])
         start, history = saved["step"], saved["history"]
 
@@ -98,9 +105,12 @@ def train(
             encoder.requires_grad_(False)
             y, wanted = batch(coarse, count, edge, rng, device)
             losses = _adversarial_step(modules, optimisers, x, labels, y, wanted, params)
+            done = step - params["encoder_steps"]
+            # The average starts short, so that the first, worst weights do not linger in it.
+            decay = min(EMA, (1 + done) / (10 + done))
             with torch.no_grad():
                 for kept, new in zip(average.parameters(), generator.parameters(), strict=True):
-                    kept.lerp_(new, 1 - EMA)
+                    kept.lerp_(new, 1 - decay)
         if not all(np.isfinite(value) for value in losses.values()):
             raise stage.InputError(
                 f"refiner training diverged at step {step} ({losses}); lower refiner.learning_rate"
@@ -109,7 +119,7 @@ def train(
         for name, value in losses.items():
             writer.add_scalar(f"refiner/{name}", value, step)
         if (step + 1) % SAVE_EVERY == 0 and step + 1 < total:
-            state = {name: item.state_dict() for name, item in (modules | optimisers).items()}
+            state = {name: item.state_dict() for name, item in stateful.items()}
             checkpoint.save(state_path, run, {**state, "step": step + 1, "history": history})
     return {k: v.cpu() for k, v in average.state_dict().items()}, history
 
