@@ -11,5 +11,7 @@ REAL = Path(__file__).parent.parent.parent / "shared" / "data"
 def real_data() -> Path:
     """Folder of real MRI beside the checkout; its README says what it holds."""
     if not REAL.is_dir():
-        pytest.skip(f"real MRI absent: no folder {REAL.parent.name}/{REAL.name} beside the checkout")
+        pytest.skip(
+            f"real MRI absent: no folder {REAL.parent.name}/{REAL.name} beside the checkout"
+        )
     return REAL

@@ -13,7 +13,13 @@ from tumorfab.place import Draw
 from tumorfab.stage import InputError, read_json
 from tumorfab.volume import load, load_labels
 
-PARAMS = {"rotation_deg": 30, "scale": [0.8, 1.2], "intensity_jitter": 0.1, "edge_mm": 4.0, "tries": 50}
+PARAMS = {
+    "rotation_deg": 30,
+    "scale": [0.8, 1.2],
+    "intensity_jitter": 0.1,
+    "edge_mm": 4.0,
+    "tries": 50,
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,9 @@ def test_an_unturned_roi_is_carried_over_voxel_by_voxel(cohort):
     donor = load_labels(folder / "sub-A1/anat" / f"sub-A1_space-{toy.LABEL}_dseg.nii.gz").data
     images, labels = place.apply(host, roi, still(roi, (12, 22, 18)), edge_mm=4.0)
     np.testing.assert_array_equal(labels, donor)
-    original = load(folder / "sub-A1/anat" / f"sub-A1_space-{toy.LABEL}_desc-preproc_T1w.nii.gz").data
+    original = load(
+        folder / "sub-A1/anat" / f"sub-A1_space-{toy.LABEL}_desc-preproc_T1w.nii.gz"
+    ).data
     # Donor and host have one contrast, so deep in the tumour the very intensities come back.
     inner = toy.distance(np.array((12, 22, 18))) < 12
     assert np.abs(images["T1w"][inner] - original[inner]).max() < 0.2
@@ -79,7 +87,9 @@ def test_checks_can_fail(cohort):
     images, labels = place.apply(host, rois[0], still(rois[0], (12, 22, 18)), 4.0)
     spoiled = {m: x.copy() for m, x in images.items()}
     spoiled["T2w"][-1, -1, -1] += 1
-    assert not place.checks(host, spoiled, labels, 4.0)["voxels away from the tumour are the host's"]
+    assert not place.checks(host, spoiled, labels, 4.0)[
+        "voxels away from the tumour are the host's"
+    ]
     outside = labels.copy()
     outside[0, 0, 0] = 1
     assert not place.checks(host, images, outside, 4.0)["label lies in the brain"]
@@ -106,7 +116,9 @@ def test_the_sidecar_reproduces_the_sample(cohort, tmp_path):
     images, labels = place.apply(host, roi, draw, record["edge_mm"])
     np.testing.assert_array_equal(load_labels(f"{stem}_dseg.nii.gz").data, labels)
     place.save(tmp_path / "again.nii.gz", images["T1w"], host.grid.affine)
-    assert (tmp_path / "again.nii.gz").read_bytes() == stem.with_name(f"{stem.name}_T1w.nii.gz").read_bytes()
+    assert (tmp_path / "again.nii.gz").read_bytes() == stem.with_name(
+        f"{stem.name}_T1w.nii.gz"
+    ).read_bytes()
     assert record["donor"] in {"A1", "A2"}
     assert record["licence"] == {"host": "unknown", "donor": "CC0"}
 
@@ -116,7 +128,10 @@ def test_files_away_from_the_tumour_hold_the_hosts_voxels(cohort, tmp_path):
     run_stage(folder, tmp_path)
     for number in range(2):
         stem = tmp_path / f"sub-H1_space-{toy.LABEL}_desc-coarse{number:03d}"
-        near = toy.ndimage.distance_transform_edt(load(f"{stem}_dseg.nii.gz").data == 0, sampling=4) <= 6
+        near = (
+            toy.ndimage.distance_transform_edt(load(f"{stem}_dseg.nii.gz").data == 0, sampling=4)
+            <= 6
+        )
         for modality in toy.MODALITIES:
             written = load(f"{stem}_{modality}.nii.gz").data
             np.testing.assert_array_equal(written[~near], host.images[modality][~near])
@@ -131,7 +146,9 @@ def test_same_seed_same_bytes_and_draws_differ(cohort, tmp_path):
     assert len(names) == 2 * 4
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    one, two = (tmp_path / "a" / f"sub-H1_space-{toy.LABEL}_desc-coarse{n:03d}_dseg.nii.gz" for n in (0, 1))
+    one, two = (
+        tmp_path / "a" / f"sub-H1_space-{toy.LABEL}_desc-coarse{n:03d}_dseg.nii.gz" for n in (0, 1)
+    )
     assert one.read_bytes() != two.read_bytes()
 
 
@@ -143,8 +160,12 @@ def test_donors_are_only_those_named(cohort, tmp_path):
 
 def test_a_tumour_that_fits_nowhere_is_said(cohort):
     _, host, rois = cohort
-    with pytest.raises(InputError, match=r"sub-H1: no place found in 5 draws \(5 outside the brain\)"):
-        place.sample(np.random.default_rng(0), host, rois, PARAMS | {"scale": [8.0, 9.0], "tries": 5})
+    with pytest.raises(
+        InputError, match=r"sub-H1: no place found in 5 draws \(5 outside the brain\)"
+    ):
+        place.sample(
+            np.random.default_rng(0), host, rois, PARAMS | {"scale": [8.0, 9.0], "tries": 5}
+        )
 
 
 def test_imports_no_torch():

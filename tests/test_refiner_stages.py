@@ -18,7 +18,13 @@ from tumorfab.volume import load
 PARAMS = {"steps": 30, "encoder_steps": 30, "batch": 2, "patch": 16, "channels": 4,
           "learning_rate": 3e-3, "adversarial": 0.1, "classes": 0.1, "perceptual": 0.5,
           "content": 1.0}  # fmt: skip
-PLACE = {"rotation_deg": 30, "scale": [0.8, 1.2], "intensity_jitter": 0.1, "edge_mm": 4.0, "tries": 50}
+PLACE = {
+    "rotation_deg": 30,
+    "scale": [0.8, 1.2],
+    "intensity_jitter": 0.1,
+    "edge_mm": 4.0,
+    "tries": 50,
+}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +122,9 @@ def test_divergence_is_said(results, tmp_path):
 
 
 def run_refine(results, model, modalities=tuple(toy.MODALITIES)):
-    refine.main(["--refiner", str(model), "--samples", *sidecars(results), "--modality", *modalities])
+    refine.main(
+        ["--refiner", str(model), "--samples", *sidecars(results), "--modality", *modalities]
+    )
 
 
 def test_refined_samples_keep_label_and_host(results, trained):
@@ -127,7 +135,10 @@ def test_refined_samples_keep_label_and_host(results, trained):
         labels = load(f"{stem}_dseg.nii.gz").data
         np.testing.assert_array_equal(load(f"{refined}_dseg.nii.gz").data, labels)
         for modality in toy.MODALITIES:
-            before, after = load(f"{stem}_{modality}.nii.gz").data, load(f"{refined}_{modality}.nii.gz").data
+            before, after = (
+                load(f"{stem}_{modality}.nii.gz").data,
+                load(f"{refined}_{modality}.nii.gz").data,
+            )
             away = toy.ndimage.distance_transform_edt(labels == 0) > 6
             np.testing.assert_array_equal(after[away], before[away])
             assert not np.array_equal(after, before)
@@ -156,4 +167,6 @@ def test_background_stays_zero_in_relative_units():
 
 
 def test_step_generators_do_not_repeat():
-    assert stage.rng(3, "refiner", "step", 1).random() != stage.rng(3, "refiner", "step", 11).random()
+    assert (
+        stage.rng(3, "refiner", "step", 1).random() != stage.rng(3, "refiner", "step", 11).random()
+    )

@@ -72,7 +72,9 @@ def test_a_planted_leak_is_refused(results, tmp_path):
 def test_the_annotation_of_a_test_case_is_never_opened(results, tmp_path, monkeypatch):
     opened = []
     real = segment.load_on
-    monkeypatch.setattr(segment, "load_on", lambda path, *a, **k: opened.append(str(path)) or real(path, *a, **k))
+    monkeypatch.setattr(
+        segment, "load_on", lambda path, *a, **k: opened.append(str(path)) or real(path, *a, **k)
+    )
     run(results, tmp_path, params=PARAMS | {"steps": 1})
     assert any("sub-A4" in path for path in opened)
     assert not any("sub-A4" in path and "dseg" in path for path in opened)
@@ -103,7 +105,11 @@ def test_labels_are_nested_whatever_the_logits():
 
 def test_batches_mix_by_the_share():
     def pool(value):
-        return [segment.Case("x", np.full((1, 8, 8, 8), value, np.float16), np.ones((8, 8, 8), np.uint8))]
+        return [
+            segment.Case(
+                "x", np.full((1, 8, 8, 8), value, np.float16), np.ones((8, 8, 8), np.uint8)
+            )
+        ]
 
     params = {"batch": 4, "patch": 8, "synthetic_share": 0.5}
     images, _ = segment.draw_batch(pool(1), pool(2), params, np.random.default_rng(0))

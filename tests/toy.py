@@ -62,7 +62,9 @@ def write_cohort(results: Path) -> tuple[list[str], list[str]]:
     hosts, cases = ["H1", "H2"], ["A1", "A2", "A3", "A4"]
     for host in hosts:
         write_subject(results, host)
-    for case, tumour in zip(cases, [(12, 22, 18), (28, 22, 18), (20, 12, 18), (20, 32, 14)], strict=True):
+    for case, tumour in zip(
+        cases, [(12, 22, 18), (28, 22, 18), (20, 12, 18), (20, 32, 14)], strict=True
+    ):
         write_subject(results, case, tumour)
     arguments = [part for case in cases for part in ("--case", case, "CC0")]
     bank.main([*arguments, "--results", str(results), "--label", LABEL, "--modality", *MODALITIES,

@@ -39,7 +39,11 @@ class Roi:
 
 
 def extract(
-    donor: str, images: dict[str, Image], labels: Labels, references: dict[str, Reference], grid: Grid
+    donor: str,
+    images: dict[str, Image],
+    labels: Labels,
+    references: dict[str, Reference],
+    grid: Grid,
 ) -> list[tuple[Roi, tuple[slice, ...]]]:
     """The connected tumours of one case, largest first, each with its box in the case.
 
@@ -110,7 +114,9 @@ def load(folder: Path | str, donors: list[str]) -> list[Roi]:
             with np.load(path, allow_pickle=False) as arrays:
                 content = {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not a readable ROI file ({error}); delete it and run again") from None
+            raise InputError(
+                f"{path}: not a readable ROI file ({error}); delete it and run again"
+            ) from None
         for index in sorted({int(name.split("/")[0]) for name in content}):
             own = {n.split("/")[1]: a for n, a in content.items() if n.startswith(f"{index}/")}
             labels, spacing = own.pop("labels"), own.pop("spacing")
@@ -129,13 +135,17 @@ def case_files(anat: Path, subject: str, label: str) -> dict[str, Path]:
     }
 
 
-def bank_case(subject: str, anat: Path, label: str, modalities: list[str], licence: str, out: Path) -> None:
+def bank_case(
+    subject: str, anat: Path, label: str, modalities: list[str], licence: str, out: Path
+) -> None:
     """Read one training case and write its ROIs (.npz) and their description (.json)."""
     files = case_files(anat, subject, label)
     grid = load_grid(files["dseg"])
     labels = load_on(files["dseg"], grid, labels=True)
     if not labels.any():
-        raise InputError(f"{files['dseg']}: holds no tumour; leave this case out of the training split")
+        raise InputError(
+            f"{files['dseg']}: holds no tumour; leave this case out of the training split"
+        )
     wm, gm = (load_on(files[tissue], grid) for tissue in ("WM", "GM"))
     images = {m: load_on(str(files["image"]).format(m), grid) for m in modalities}
     # Tissue near the tumour is infiltrated or displaced: it must not set the reference.
@@ -157,15 +167,28 @@ def bank_case(subject: str, anat: Path, label: str, modalities: list[str], licen
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage."""
     parser = argparse.ArgumentParser(prog="tumorfab bank", description=__doc__)
-    parser.add_argument("--case", nargs=2, action="append", required=True, metavar=("SUBJECT", "LICENCE"),
-                        help="a training case and its licence; repeat for each")
+    parser.add_argument(
+        "--case",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("SUBJECT", "LICENCE"),
+        help="a training case and its licence; repeat for each",
+    )
     parser.add_argument("--results", type=Path, required=True, help="folder with sub-*/anat")
     parser.add_argument("--label", required=True, help="label of the analysis space")
     parser.add_argument("--modality", nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the bank")
     args = parser.parse_args(argv)
     for subject, licence in progress(args.case, "ROI bank"):
-        bank_case(subject, args.results / f"sub-{subject}" / "anat", args.label, args.modality, licence, args.out)
+        bank_case(
+            subject,
+            args.results / f"sub-{subject}" / "anat",
+            args.label,
+            args.modality,
+            licence,
+            args.out,
+        )
 
 
 if __name__ == "__main__":

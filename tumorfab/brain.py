@@ -70,7 +70,9 @@ def template(mm: float = 1.0) -> Template:
     """
     spec = importlib.util.find_spec("nilearn")
     if spec is None or spec.origin is None:
-        raise InputError("nilearn: not installed, and it holds the MNI template; pip install nilearn")
+        raise InputError(
+            "nilearn: not installed, and it holds the MNI template; pip install nilearn"
+        )
     name = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
     folder = Path(spec.origin).parent / "datasets" / "data"
     full = [volume.load(folder / name.format(kind)) for kind in ("t1", "gm", "wm")]
@@ -150,18 +152,34 @@ def head_mask(image: Volume) -> Mask:
     return ndimage.binary_fill_holes(_largest(bright))
 
 
-def align(
-    image: Volume, starts: list[sitk.AffineTransform], modality: str
-) -> sitk.AffineTransform:
-    """Template points to points of `image`: the best of several starts, then refined."""
+def align(image: Volume, starts: list[sitk.AffineTransform], modality: str) -> sitk.AffineTransform:
+    """Template points to points of `image`: the best of several starts, then refined.
+
+    Once the scale is free, the brain's outline can run away to the scalp's, and with correlation it
+    does where the scalp is bright. So both metrics are tried from the best rigid pose, and whichever
+    ends with the template's anatomy explaining more of the image goes on.
+    """
     mni = template(WORK_MM)
-    metric = register.CORRELATION if modality == "T1w" else register.INFORMATION
-    coarse = [
-        register.linear(mni.t1, image, mni.mask, start, metric, register.STAGES[:2], (8.0,)).transform
-        for start in starts
+    metrics = [register.CORRELATION, register.INFORMATION]
+    if modality != "T1w":
+        metrics = [register.INFORMATION]
+
+    def moved(
+        start: sitk.AffineTransform, metric: str, stages: tuple[str, ...], levels: tuple[float, ...]
+    ) -> sitk.AffineTransform:
+        return register.linear(mni.t1, image, mni.mask, start, metric, stages, levels).transform
+
+    def fit(transform: sitk.AffineTransform) -> float:
+        return agreement(image, transform, reach=0.0)
+
+    poses = [moved(start, metrics[0], register.STAGES[:1], (8.0,)) for start in starts]
+    pose = max(poses, key=fit)
+    scaled = [moved(pose, metric, register.STAGES[1:2], (8.0,)) for metric in metrics]
+    ends = [
+        moved(start, metric, register.STAGES[2:], register.LEVELS_MM)
+        for start, metric in zip(scaled, metrics, strict=True)
     ]
-    best = max(coarse, key=lambda transform: agreement(image, transform, reach=0.0))
-    return register.linear(mni.t1, image, mni.mask, best, metric).transform
+    return max(ends, key=fit)
 
 
 def agreement(image: Volume, transform: sitk.Transform, reach: float) -> float:
@@ -251,7 +269,9 @@ def _extraction(image: Volume, mask: Mask, transform: sitk.AffineTransform) -> E
         share = volume.resample(Volume(mask.astype(np.float32), work.affine), image.grid)
         mask = ndimage.binary_fill_holes(_largest(share > 0.5))
     prior = _distance_to_template(image.grid, transform) < 0
-    overlap = 2 * np.count_nonzero(prior & mask) / (np.count_nonzero(prior) + np.count_nonzero(mask))
+    overlap = (
+        2 * np.count_nonzero(prior & mask) / (np.count_nonzero(prior) + np.count_nonzero(mask))
+    )
     mni = template(COARSE_MM)
     view = register.shrunk(Volume(np.ones(image.data.shape, np.float32), image.affine), COARSE_MM)
     seen = volume.resample(view, mni.t1.grid, transform)[mni.mask] >= 0.5
@@ -261,7 +281,9 @@ def _extraction(image: Volume, mask: Mask, transform: sitk.AffineTransform) -> E
 def _distance(mask: Mask, grid: Grid) -> Image:
     """Signed distance in mm to the edge of `mask`, negative inside."""
     outside = ndimage.distance_transform_edt(~mask, sampling=grid.spacing)
-    return (outside - ndimage.distance_transform_edt(mask, sampling=grid.spacing)).astype(np.float32)
+    return (outside - ndimage.distance_transform_edt(mask, sampling=grid.spacing)).astype(
+        np.float32
+    )
 
 
 def _grown(mask: Mask, grid: Grid, mm: float) -> Mask:

@@ -19,7 +19,9 @@ def validated(config: dict[str, Any]) -> dict[str, Any]:
     """
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     filled = copy.deepcopy(config)
-    problems = [_explain(error) for error in jsonschema.Draft202012Validator(schema).iter_errors(filled)]
+    problems = [
+        _explain(error) for error in jsonschema.Draft202012Validator(schema).iter_errors(filled)
+    ]
     if problems:
         raise InputError("config: " + "; ".join(sorted(problems)))
     _fill(filled, schema)
@@ -35,13 +37,15 @@ def _fill(value: dict[str, Any], schema: dict[str, Any]) -> None:
             _fill(value[key], sub)
 
 
-def _explain(error: jsonschema.ValidationError) -> str:
+def _explain(error: Any) -> str:  # a jsonschema.ValidationError, whose stubs know too little
     where = ".".join(str(part) for part in error.absolute_path)
     if error.validator == "additionalProperties":
         known = sorted(error.schema["properties"])
         unknown = sorted(set(error.instance) - set(known))
         prefix = f"{where}." if where else ""
-        return f"unknown key {', '.join(prefix + key for key in unknown)} (known: {', '.join(known)})"
+        return (
+            f"unknown key {', '.join(prefix + key for key in unknown)} (known: {', '.join(known)})"
+        )
     allowed = {
         "type": lambda: f"must be {error.validator_value}",
         "enum": lambda: f"must be one of {', '.join(map(str, error.validator_value))}",
@@ -62,19 +66,31 @@ def _cross_check(config: dict[str, Any]) -> None:
     for cohort in ("healthy", "annotated"):
         section = config[cohort]
         if section["source"] != "demo" and not section["path"]:
-            raise InputError(f"config: {cohort}.path is empty but {cohort}.source is {section['source']!r}")
+            raise InputError(
+                f"config: {cohort}.path is empty but {cohort}.source is {section['source']!r}"
+            )
     demo = [config[cohort]["source"] == "demo" for cohort in ("healthy", "annotated")]
     if any(demo) and not all(demo):
-        raise InputError("config: healthy.source and annotated.source must both be demo, or neither")
+        raise InputError(
+            "config: healthy.source and annotated.source must both be demo, or neither"
+        )
     if any(demo):
         foreign = sorted(set(config["modalities"]) - {"T1w", "T2w"})
+        if config["split"]["file"]:
+            raise InputError("config: split.file: the demo draws its split; leave it empty")
         if foreign:
-            raise InputError(f"config: modalities {', '.join(foreign)}: the demo has T1w and T2w only")
+            raise InputError(
+                f"config: modalities {', '.join(foreign)}: the demo has T1w and T2w only"
+            )
     most = max(config["study"]["k"])
     if not config["split"]["file"] and most > config["split"]["train"]:
-        raise InputError(f"config: study.k asks for {most} training cases but split.train is {config['split']['train']}")
+        raise InputError(
+            f"config: study.k asks for {most} training cases but split.train is {config['split']['train']}"
+        )
     for key in ("preprocess.brain_volume_ml", "place.scale"):
         section, name = key.split(".")
         low, high = config[section][name]
         if low > high:
-            raise InputError(f"config: {key} is [{low}, {high}]: the first must not exceed the second")
+            raise InputError(
+                f"config: {key} is [{low}, {high}]: the first must not exceed the second"
+            )

@@ -25,7 +25,9 @@ class Case:
     labels: Labels
 
     @classmethod
-    def cropped(cls, name: str, images: list[Image], labels: Labels, keep: NDArray[np.bool_]) -> "Case":
+    def cropped(
+        cls, name: str, images: list[Image], labels: Labels, keep: NDArray[np.bool_]
+    ) -> "Case":
         """The case cropped to the bounding box of `keep`."""
         axes = [np.flatnonzero(keep.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
         box = tuple(slice(int(a[0]), int(a[-1]) + 1) for a in axes)
@@ -35,8 +37,8 @@ class Case:
     def digest(self) -> str:
         """Hash of name and content: two runs on equal data are the same run."""
         content = hashlib.sha256(self.name.encode())
-        content.update(np.ascontiguousarray(self.images))
-        content.update(self.labels)
+        content.update(self.images.tobytes())
+        content.update(self.labels.tobytes())
         return content.hexdigest()
 
 
@@ -55,7 +57,10 @@ def patch(
     else:
         centre = rng.integers(0, case.labels.shape)
     start = centre - edge // 2 + rng.integers(-edge // 6, edge // 6 + 1, 3)
-    source = tuple(slice(max(0, s), max(0, min(n, s + edge))) for s, n in zip(start, case.labels.shape, strict=True))
+    source = tuple(
+        slice(max(0, s), max(0, min(n, s + edge)))
+        for s, n in zip(start, case.labels.shape, strict=True)
+    )
     target = tuple(slice(a.start - s, a.stop - s) for a, s in zip(source, start, strict=True))
     images = np.zeros((len(case.images), edge, edge, edge), np.float32)
     labels = np.zeros((edge, edge, edge), np.uint8)

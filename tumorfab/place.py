@@ -78,7 +78,10 @@ def sample(rng: np.random.Generator, host: Host, rois: list[Roi], params: dict[s
             mirror=bool(rng.integers(2)),
             site=[int(v) for v in tissue[rng.integers(len(tissue))]],
             shift={
-                m: {name: float(rng.normal(0, params["intensity_jitter"])) for name in CLASSES.values()}
+                m: {
+                    name: float(rng.normal(0, params["intensity_jitter"]))
+                    for name in CLASSES.values()
+                }
                 for m in host.images
             },
             rejected={},
@@ -207,15 +210,21 @@ def main(argv: list[str] | None = None) -> None:
     """Command line of the stage: all draws of one host in one process."""
     parser = argparse.ArgumentParser(prog="tumorfab place", description=__doc__.splitlines()[0])
     parser.add_argument("--host", required=True, help="healthy subject")
-    parser.add_argument("--anat", type=Path, required=True, help="its folder of standardised volumes")
+    parser.add_argument(
+        "--anat", type=Path, required=True, help="its folder of standardised volumes"
+    )
     parser.add_argument("--bank", type=Path, required=True, help="folder of the ROI bank")
-    parser.add_argument("--donor", nargs="+", required=True, help="training cases to draw ROIs from")
+    parser.add_argument(
+        "--donor", nargs="+", required=True, help="training cases to draw ROIs from"
+    )
     parser.add_argument("--draws", type=int, required=True, help="number of samples to make")
     parser.add_argument("--label", required=True, help="label of the analysis space")
     parser.add_argument("--modality", nargs="+", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--licence", default="unknown", help="licence of the host")
-    parser.add_argument("--params", type=json.loads, required=True, help="config section `place`, JSON")
+    parser.add_argument(
+        "--params", type=json.loads, required=True, help="config section `place`, JSON"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
@@ -225,7 +234,10 @@ def main(argv: list[str] | None = None) -> None:
     licences = {d: stage.read_json(args.bank / f"sub-{d}_rois.json")["licence"] for d in args.donor}
     inputs = {f"bank/{path.name}": _checksum(path) for path in donor_files.values()}
     host_image = str(bank.case_files(args.anat, args.host, args.label)["image"])
-    inputs |= {Path(host_image.format(m)).name: _checksum(Path(host_image.format(m))) for m in args.modality}
+    inputs |= {
+        Path(host_image.format(m)).name: _checksum(Path(host_image.format(m)))
+        for m in args.modality
+    }
 
     for number in stage.progress(range(args.draws), f"coarse samples in sub-{args.host}"):
         rng = stage.rng(args.seed, "place", args.host, number)
@@ -237,7 +249,9 @@ def main(argv: list[str] | None = None) -> None:
         sample_name = f"{stem}_desc-coarse{number:03d}"
         failed = [name for name, ok in passed.items() if not ok]
         if failed:
-            raise InputError(f"{sample_name}: failed the check '{failed[0]}'; report this with its draw {asdict(draw)}")
+            raise InputError(
+                f"{sample_name}: failed the check '{failed[0]}'; report this with its draw {asdict(draw)}"
+            )
         for modality, image in images.items():
             save(args.out / f"{sample_name}_{modality}.nii.gz", image, host.grid.affine)
         save(args.out / f"{sample_name}_dseg.nii.gz", labels, host.grid.affine)

@@ -80,7 +80,14 @@ def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
         state = {"params": params, "files": ingest.fingerprint(params)}
         if not (table.exists() and record.exists() and read_json(record) == state):
             ingest.main(
-                ["--params", json.dumps(params), "--subjects", str(table), "--skipped", str(skipped)]
+                [
+                    "--params",
+                    json.dumps(params),
+                    "--subjects",
+                    str(table),
+                    "--skipped",
+                    str(skipped),
+                ]
             )
             write_json(record, state)
     found = ingest.read_subjects(table)
@@ -95,7 +102,8 @@ def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
 def ingest_params(config: dict[str, Any]) -> dict[str, Any]:
     """The part of the config that `ingest` depends on, demo folders filled in."""
     params = {
-        key: config[key] for key in ("seed", "modalities", "healthy", "annotated", "ingest", "split")
+        key: config[key]
+        for key in ("seed", "modalities", "healthy", "annotated", "ingest", "split")
     }
     if config["healthy"]["source"] == "demo":
         demo = Path(config["results"]) / "demo"
@@ -116,7 +124,7 @@ def _demo_subjects(config: dict[str, Any]) -> pd.DataFrame:
     for name in healthy:
         stem = demo / "healthy" / f"sub-{name}" / "anat" / f"sub-{name}"
         files = {m: f"{stem}_{m}.nii.gz" for m in config["modalities"]}
-        rows.append({"subject": name, "cohort": "healthy", "role": "host", "source_id": f"sub-{name}",
+        rows.append({"subject": name, "cohort": "healthy", "role": "host", "source_id": name,
                      "licence": config["healthy"]["licence"], **files, "seg": ""})  # fmt: skip
     for subject, role in roles.items():
         name = by_subject[subject]
@@ -128,8 +136,9 @@ def _demo_subjects(config: dict[str, Any]) -> pd.DataFrame:
 
 
 @cache
-def code(stage: str) -> str:
-    """Hash of a stage's program: the module and every module of this package that it imports.
+def code(stage: str, *files: str) -> str:
+    """Hash of a stage's program: the module, every module of this package that it imports, and the
+    other `files` of the package that it reads.
 
     As a rule's parameter it re-runs the stage when its code changes, and only then: comments,
     docstrings, formatting and file times do not count.
@@ -138,6 +147,7 @@ def code(stage: str) -> str:
         raise ValueError(f"no stage {stage}")
     seen: dict[str, str] = {}
     _collect(stage, seen)
+    seen |= {name: (PACKAGE / name).read_text(encoding="utf-8") for name in files}
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -129,7 +129,9 @@ def preprocess_annotated(images: Images, shrink_mm: float) -> Outcome:
         modality: correct_bias(image, mask, shrink_mm) for modality, (_, image) in images.items()
     }
     ml = float(mask.sum()) * scan.grid.voxel_volume / 1000
-    return Outcome(corrected, mask, {}, {"brain_volume_ml": ml, "checks_passed": ["stripped", "grid"]})
+    return Outcome(
+        corrected, mask, {}, {"brain_volume_ml": ml, "checks_passed": ["stripped", "grid"]}
+    )
 
 
 def _find_brain(

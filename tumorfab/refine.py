@@ -56,7 +56,13 @@ def main(argv: list[str] | None = None) -> None:
     """Command line of the stage: one shard of samples in one process."""
     parser = argparse.ArgumentParser(prog="tumorfab refine", description=__doc__.splitlines()[0])
     parser.add_argument("--refiner", type=Path, required=True, help="refiner.pt")
-    parser.add_argument("--samples", type=Path, nargs="+", required=True, help="sidecars (.json) of the coarse samples")
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="sidecars (.json) of the coarse samples",
+    )
     parser.add_argument("--modality", nargs="+", required=True)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
@@ -69,9 +75,13 @@ def main(argv: list[str] | None = None) -> None:
             dseg = sidecar.with_name(f"{coarse}_dseg.nii.gz")
             grid = load_grid(dseg)
             labels = load_on(dseg, grid, labels=True)
-            images = [load_on(sidecar.with_name(f"{coarse}_{m}.nii.gz"), grid) for m in args.modality]
+            images = [
+                load_on(sidecar.with_name(f"{coarse}_{m}.nii.gz"), grid) for m in args.modality
+            ]
             references = [record["reference"][m] for m in args.modality]
-            for modality, image in zip(args.modality, refine(generator, images, labels, references), strict=True):
+            for modality, image in zip(
+                args.modality, refine(generator, images, labels, references), strict=True
+            ):
                 save(sidecar.with_name(f"{refined_name}_{modality}.nii.gz"), image, grid.affine)
             save(sidecar.with_name(f"{refined_name}_dseg.nii.gz"), labels, grid.affine)
             stage.write_json(

@@ -1,7 +1,7 @@
 """TF-GAN: networks and losses, no I/O. Our reading of Dong et al. 2025 (arXiv 2511.18654).
 
-The abstract names a dual-head discriminator and class-wise perceptual guidance and leaves the rest
-open. Here: the generator adds a residual under a soft support around the tumour; one discriminator
+The paper's second stage is a generative refiner with a dual-head discriminator and class-wise
+perceptual guidance; how they are built is not in its abstract. Here: the generator adds a residual under a soft support around the tumour; one discriminator
 trunk tells real from refined patch by patch and names the tumour class of every voxel; the features
 of a frozen segmentation encoder, pooled per class, are pulled towards those of real tumours. All
 images are tissue-relative (`contrast.py`), so that no scanner shows.
@@ -64,8 +64,15 @@ class Discriminator(nn.Module):
         super().__init__()
 
         def block(inputs: int, outputs: int, strides: int) -> nn.Module:
-            unit = Convolution(3, inputs, outputs, strides=strides, norm=None, act=("leakyrelu", {"negative_slope": 0.2}))
-            unit.conv = spectral_norm(unit.conv)  # Miyato et al. 2018
+            unit = Convolution(
+                3,
+                inputs,
+                outputs,
+                strides=strides,
+                norm=None,
+                act=("leakyrelu", {"negative_slope": 0.2}),
+            )
+            unit.conv = spectral_norm(unit.get_submodule("conv"))  # Miyato et al. 2018
             return unit
 
         self.fine = block(modalities, channels, 1)
@@ -74,7 +81,9 @@ class Discriminator(nn.Module):
             block(2 * channels, 4 * channels, 2), block(4 * channels, 4 * channels, 1)
         )
         self.real = spectral_norm(nn.Conv3d(4 * channels, 1, 3, padding=1))
-        self.classes = nn.Sequential(block(7 * channels, channels, 1), nn.Conv3d(channels, CLASSES, 1))
+        self.classes = nn.Sequential(
+            block(7 * channels, channels, 1), nn.Conv3d(channels, CLASSES, 1)
+        )
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Real/fake logits (B, 1, I/4, J/4, K/4) and class logits (B, 4, I, J, K)."""
@@ -87,7 +96,9 @@ class Discriminator(nn.Module):
         return self.real(deep), self.classes(torch.cat(levels, 1))
 
 
-def hinge(real: torch.Tensor | None, fake: torch.Tensor | None, weight: torch.Tensor) -> torch.Tensor:
+def hinge(
+    real: torch.Tensor | None, fake: torch.Tensor | None, weight: torch.Tensor
+) -> torch.Tensor:
     """Hinge loss of the discriminator (Lim & Ye 2017) on one side, averaged under `weight`.
 
     `weight` (B, 1, I, J, K) is the support: away from the tumour real and refined differ by scanner
@@ -99,10 +110,15 @@ def hinge(real: torch.Tensor | None, fake: torch.Tensor | None, weight: torch.Te
     return weighted_mean(loss, weight)
 
 
+def pooled(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`value` (B, C, I, J, K) averaged down to the spatial size of `like`."""
+    i, j, k = like.shape[2:]
+    return functional.adaptive_avg_pool3d(value, (i, j, k))
+
+
 def weighted_mean(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Mean of `value` (B, C, ...) under `weight` (B, 1, I, J, K), pooled to the value's size."""
-    if weight.shape[2:] != value.shape[2:]:
-        weight = functional.adaptive_avg_pool3d(weight, value.shape[2:])
+    weight = pooled(weight, value)
     return (value * weight).sum() / (weight.sum() * value.shape[1]).clamp_min(1e-6)
 
 
@@ -123,6 +139,8 @@ class ClassStatistics(nn.Module):
     tumours binds loosely).
     """
 
+    seen: torch.Tensor
+
     def __init__(self, widths: Sequence[int], momentum: float = 0.95) -> None:
         super().__init__()
         self.momentum = momentum
@@ -132,10 +150,12 @@ class ClassStatistics(nn.Module):
         self.register_buffer("seen", torch.zeros(CLASSES))
 
     @staticmethod
-    def pooled(features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def per_class(
+        features: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(4, 2 C) mean and sd of the features per class over the batch, and (4,) which classes are
         there (at least 8 voxels at this level)."""
-        share = functional.adaptive_avg_pool3d(one_hot(labels), features.shape[2:]).transpose(0, 1)
+        share = pooled(one_hot(labels), features).transpose(0, 1)
         share = share.flatten(1)
         values = features.transpose(0, 1).flatten(1)
         total = share.sum(1)
@@ -147,36 +167,36 @@ class ClassStatistics(nn.Module):
     @torch.no_grad()
     def update(self, features: Sequence[torch.Tensor], labels: torch.Tensor) -> None:
         """Take in one batch of real patches."""
-        there = self.pooled(features[0], labels)[1]
+        there = self.per_class(features[0], labels)[1]
         # The first batches weigh as a plain mean, so that the start is not pulled towards zero.
         rate = torch.maximum(1 / (self.seen + 1), torch.tensor(1 - self.momentum).to(self.seen))
         rate = (rate * there)[:, None]
         for level, feature in enumerate(features):
-            pooled = self.pooled(feature, labels)[0]
+            values = self.per_class(feature, labels)[0]
             mean, square = getattr(self, f"mean{level}"), getattr(self, f"square{level}")
-            mean.lerp_(pooled, rate)
-            square.lerp_(pooled**2, rate)
+            mean.lerp_(values, rate)
+            square.lerp_(values**2, rate)
         self.seen += there
 
     def distance(self, features: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         """Class-wise distance of a batch to the real statistics, tumour classes only."""
         total = features[0].new_zeros(())
         for level, feature in enumerate(features):
-            pooled, there = self.pooled(feature, labels)
+            values, there = self.per_class(feature, labels)
             mean, square = getattr(self, f"mean{level}"), getattr(self, f"square{level}")
             spread = (square - mean**2).clamp_min(0).sqrt() + 0.1 * mean.abs() + 1e-2
             use = there & (self.seen > 0)
             use[0] = False
-            gap = ((pooled - mean).abs() / spread).clamp_max(10).mean(1)
+            gap = ((values - mean).abs() / spread).clamp_max(10).mean(1)
             total = total + (gap * use).sum() / use.sum().clamp_min(1)
         return total / len(features)
 
 
 def content(refined: torch.Tensor, coarse: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Low-frequency fidelity: mean absolute difference of the 4-voxel averages under the support.
+    """Low-frequency fidelity: mean square difference of the 4-voxel averages under the support.
 
     The coarse tumour already has the right mean intensities; the refiner may change texture and
-    transitions, not turn one tissue into another.
+    transitions, not turn one tissue into another. Squared, not absolute: the slope of an absolute
+    difference at 0 outweighs the other terms and pins the residual there.
     """
-    difference = functional.avg_pool3d(refined - coarse, 4).abs()
-    return weighted_mean(difference, weight)
+    return weighted_mean(functional.avg_pool3d(refined - coarse, 4) ** 2, weight)

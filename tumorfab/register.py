@@ -179,7 +179,9 @@ def _improve(
         numberOfIterations=100,
         gradientMagnitudeTolerance=1e-7,
     )
-    fixed, moving, mask = (_in_radii(image, centre) for image in (pair.fixed, pair.moving, pair.mask))
+    fixed, moving, mask = (
+        _in_radii(image, centre) for image in (pair.fixed, pair.moving, pair.mask)
+    )
     method.SetMetricFixedMask(mask)
     method.SetMovingInitialTransform(scaled)
     method.SetInitialTransform(increment, inPlace=True)

@@ -30,7 +30,9 @@ def dice(predicted: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float:
     return 2 * int((predicted & reference).sum()) / total if total else 1.0
 
 
-def case_scores(predicted: Labels, reference: Labels, voxel_mm3: float) -> list[dict[str, float | str]]:
+def case_scores(
+    predicted: Labels, reference: Labels, voxel_mm3: float
+) -> list[dict[str, float | str]]:
     """One row per region: Dice and the volumes (ml) of annotation and prediction."""
     ours, truth = region_masks(predicted), region_masks(reference)
     return [
@@ -47,8 +49,14 @@ def case_scores(predicted: Labels, reference: Labels, voxel_mm3: float) -> list[
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage: score every test case of one run."""
     parser = argparse.ArgumentParser(prog="tumorfab score", description=__doc__.splitlines()[0])
-    parser.add_argument("--case", nargs=3, action="append", required=True,
-                        metavar=("SUBJECT", "PREDICTED", "ANNOTATED"), help="repeat for each test case")
+    parser.add_argument(
+        "--case",
+        nargs=3,
+        action="append",
+        required=True,
+        metavar=("SUBJECT", "PREDICTED", "ANNOTATED"),
+        help="repeat for each test case",
+    )
     for name in RUN:
         parser.add_argument(f"--{name}", required=True, help="of the run, written to every row")
     parser.add_argument("--out", type=Path, required=True, help="CSV to write")

@@ -36,7 +36,9 @@ def standardised(image: Image) -> Image:
     """
     brain = image != 0
     values = image[brain]
-    return np.where(brain, (image - values.mean()) / max(float(values.std()), 1e-6), 0).astype(np.float32)
+    return np.where(brain, (image - values.mean()) / max(float(values.std()), 1e-6), 0).astype(
+        np.float32
+    )
 
 
 def read_case(images: list[Path], dseg: Path) -> Case:
@@ -49,7 +51,9 @@ def read_case(images: list[Path], dseg: Path) -> Case:
 
 def regions(labels: torch.Tensor) -> torch.Tensor:
     """(B, I, J, K) labels to (B, 3, I, J, K) nested regions WT, TC, ET."""
-    return torch.stack([torch.isin(labels, labels.new_tensor(v)) for v in score.REGIONS.values()], 1).float()
+    return torch.stack(
+        [torch.isin(labels, labels.new_tensor(v)) for v in score.REGIONS.values()], 1
+    ).float()
 
 
 def to_labels(logits: NDArray[np.float32]) -> Labels:
@@ -77,7 +81,9 @@ def draw_batch(
     made = round(params["batch"] * params["synthetic_share"]) if synthetic else 0
     pools = [synthetic] * made + [real] * (params["batch"] - made)
     drawn = [
-        patches.patch(pool[rng.integers(len(pool))], params["patch"], rng, rng.random() < TUMOUR_SHARE)
+        patches.patch(
+            pool[rng.integers(len(pool))], params["patch"], rng, rng.random() < TUMOUR_SHARE
+        )
         for pool in pools
     ]
     images, labels = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
@@ -99,7 +105,9 @@ def train(
     and the history. `seed` is the study's seed and the number of the repetition. Raises `InputError`
     when the training diverges."""
     torch.manual_seed(int(stage.rng(seed[0], "segment", seed[1], "weights").integers(2**31)))
-    network = backbone(len(real[0].images), len(score.REGIONS), params["channels"], LEVELS).to(device)
+    network = backbone(len(real[0].images), len(score.REGIONS), params["channels"], LEVELS).to(
+        device
+    )
     # Tumour is rare: starting from that prior, not from even odds, saves the first hundreds of steps
     # (Lin et al. 2017, section 4.1; on the toy cohort Dice 0.83 instead of 0.44 after 60 steps).
     torch.nn.init.constant_(network.conv_final[2].conv.bias, RARE_LOGIT)
@@ -122,7 +130,9 @@ def train(
         x, y = patches.augment(images.to(device), labels.to(device), rng, intensity=0.1)
         loss = loss_function(network(x), regions(y))
         if not torch.isfinite(loss):
-            raise stage.InputError(f"segmentation training diverged at step {step}; lower segment.learning_rate")
+            raise stage.InputError(
+                f"segmentation training diverged at step {step}; lower segment.learning_rate"
+            )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -138,7 +148,12 @@ def train(
             writer.add_scalar(f"segment/{name}", value, step)
         if (step + 1) % SAVE_EVERY == 0 and not last:
             state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-            progress = {"step": step + 1, "history": history, "best": best, "best_weights": best_weights}
+            progress = {
+                "step": step + 1,
+                "history": history,
+                "best": best,
+                "best_weights": best_weights,
+            }
             checkpoint.save(state_path, run, {**state, **progress})
     weights = best_weights if validation else network.state_dict()
     return {k: v.cpu() for k, v in weights.items()}, history
@@ -149,24 +164,32 @@ def validate(network: torch.nn.Module, cases: list[Case], patch: int) -> float:
     values = []
     for case in cases:
         predicted = predict(network, case.images, patch)
-        values += [row["dice"] for row in score.case_scores(predicted, case.labels, 1.0)]
+        values += [float(row["dice"]) for row in score.case_scores(predicted, case.labels, 1.0)]
     return float(np.mean(values))
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage: one arm, k, n, fold and seed."""
     parser = argparse.ArgumentParser(prog="tumorfab segment", description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True, help="folder with sub-*/anat of the real cases")
+    parser.add_argument(
+        "--results", type=Path, required=True, help="folder with sub-*/anat of the real cases"
+    )
     parser.add_argument("--train", nargs="+", required=True, help="real training cases")
-    parser.add_argument("--samples", type=Path, nargs="*", default=[], help="sidecars (.json) of synthetic samples")
-    parser.add_argument("--validation", nargs="*", default=[], help="cases that choose the checkpoint")
+    parser.add_argument(
+        "--samples", type=Path, nargs="*", default=[], help="sidecars (.json) of synthetic samples"
+    )
+    parser.add_argument(
+        "--validation", nargs="*", default=[], help="cases that choose the checkpoint"
+    )
     parser.add_argument("--test", nargs="+", required=True, help="cases to segment")
     parser.add_argument("--label", required=True, help="label of the analysis space")
     parser.add_argument("--modality", nargs="+", required=True)
     parser.add_argument("--seed", type=int, required=True, help="the study's seed")
     parser.add_argument("--repeat", type=int, default=0, help="which repetition of the training")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--params", type=json.loads, required=True, help="config section `segment`, JSON")
+    parser.add_argument(
+        "--params", type=json.loads, required=True, help="config section `segment`, JSON"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
 
@@ -179,7 +202,8 @@ def main(argv: list[str] | None = None) -> None:
     validation = [read_case(*files(subject)) for subject in args.validation]
     synthetic = [
         read_case(
-            [s.with_name(f"{s.stem}_{m}.nii.gz") for m in args.modality], s.with_name(f"{s.stem}_dseg.nii.gz")
+            [s.with_name(f"{s.stem}_{m}.nii.gz") for m in args.modality],
+            s.with_name(f"{s.stem}_dseg.nii.gz"),
         )
         for s in stage.progress(args.samples, "reading synthetic samples")
     ]
@@ -188,9 +212,19 @@ def main(argv: list[str] | None = None) -> None:
     state_path = args.out / "checkpoint.pt"
     with gpu.device(args.threads) as device, SummaryWriter(str(args.out / "tensorboard")) as writer:
         weights, history = train(
-            real, synthetic, validation, args.params, (args.seed, args.repeat), device, state_path, writer, run
+            real,
+            synthetic,
+            validation,
+            args.params,
+            (args.seed, args.repeat),
+            device,
+            state_path,
+            writer,
+            run,
         )
-        network = backbone(len(args.modality), len(score.REGIONS), args.params["channels"], LEVELS).to(device)
+        network = backbone(
+            len(args.modality), len(score.REGIONS), args.params["channels"], LEVELS
+        ).to(device)
         network.load_state_dict(weights)
         for subject in stage.progress(args.test, "segmenting test cases"):
             paths, _ = files(subject)
@@ -201,7 +235,13 @@ def main(argv: list[str] | None = None) -> None:
     columns = ["step", "loss", "validation_dice"]
     rows = [",".join(f"{row[c]:.6g}" if c in row else "" for c in columns) for row in history]
     stage.write_text(args.out / "training.csv", "\n".join([",".join(columns), *rows]) + "\n")
-    checkpoint.save_model(args.out / "model.pt", "segmentor", args.modality, weights=weights, channels=args.params["channels"])
+    checkpoint.save_model(
+        args.out / "model.pt",
+        "segmentor",
+        args.modality,
+        weights=weights,
+        channels=args.params["channels"],
+    )
     state_path.unlink(missing_ok=True)
 
 
@@ -210,7 +250,9 @@ def refuse_leaks(sidecars: list[Path], training: list[str]) -> None:
     for sidecar in sidecars:
         donor = stage.read_json(sidecar)["donor"]
         if donor not in training:
-            raise stage.InputError(f"{sidecar}: its donor {donor} is not a training case of this run")
+            raise stage.InputError(
+                f"{sidecar}: its donor {donor} is not a training case of this run"
+            )
 
 
 if __name__ == "__main__":

@@ -59,10 +59,10 @@ def _softened(
 ) -> NDArray[np.float64]:
     """Blurred priors of the voxels in `mask`, (3, N), summing to 1.
 
-    Beyond the template's own mask there is no prior; what lies there is mostly CSF under the skull.
+    Beyond the template's own mask, which no affine alignment fits exactly, intensity alone decides.
     """
     blurred = np.stack([ndimage.gaussian_filter(p, BLUR_MM / spacing)[mask] for p in priors])
-    blurred[0] += np.maximum(0.0, 1 - blurred.sum(0))
+    blurred += np.maximum(0.0, 1 - blurred.sum(0)) / 3
     blurred = np.maximum(blurred, FLOOR).astype(np.float64)
     return blurred / blurred.sum(0)
 

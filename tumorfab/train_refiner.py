@@ -6,12 +6,12 @@ from its last checkpoint; every step draws its batch from a generator named afte
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 
 from tumorfab import bank, checkpoint, gpu, patches, refiner, stage
@@ -24,7 +24,9 @@ SAVE_EVERY = 50
 EMA = 0.99
 
 
-def load_case(images: dict[str, Path], dseg: Path, references: dict[str, list[float]], edge: int) -> Case:
+def load_case(
+    images: dict[str, Path], dseg: Path, references: dict[str, list[float]], edge: int
+) -> Case:
     """A case around its tumours, tissue-relative, background exactly 0."""
     grid = load_grid(dseg)
     labels = load_on(dseg, grid, labels=True)
@@ -53,7 +55,9 @@ def batch(
     cases: list[Case], count: int, edge: int, rng: np.random.Generator, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`count` augmented tumour-centred patches: (B, M, I, J, K) and (B, I, J, K)."""
-    drawn = [patches.patch(cases[rng.integers(len(cases))], edge, rng, tumour=True) for _ in range(count)]
+    drawn = [
+        patches.patch(cases[rng.integers(len(cases))], edge, rng, tumour=True) for _ in range(count)
+    ]
     images = torch.from_numpy(np.stack([d[0] for d in drawn])).to(device)
     labels = torch.from_numpy(np.stack([d[1] for d in drawn])).to(device).long()
     return patches.augment(images, labels, rng)
@@ -125,7 +129,10 @@ def train(
 
 
 def _encoder_step(
-    encoder: torch.nn.Module, optimiser: torch.optim.Optimizer, x: torch.Tensor, labels: torch.Tensor
+    encoder: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    x: torch.Tensor,
+    labels: torch.Tensor,
 ) -> dict[str, float]:
     loss = refiner.class_loss(encoder(x), labels)
     optimiser.zero_grad()
@@ -136,7 +143,7 @@ def _encoder_step(
 
 def _adversarial_step(
     modules: dict[str, Any],
-    optimisers: dict[str, torch.optim.Optimizer],
+    optimisers: Mapping[str, torch.optim.Optimizer],
     x: torch.Tensor,
     labels: torch.Tensor,
     y: torch.Tensor,
@@ -151,7 +158,9 @@ def _adversarial_step(
     with torch.no_grad():
         refined = generator(y, wanted)
     verdict, classes = discriminator(x)
-    against = refiner.hinge(verdict, None, at_real) + refiner.hinge(None, discriminator(refined)[0], at_fake)
+    against = refiner.hinge(verdict, None, at_real) + refiner.hinge(
+        None, discriminator(refined)[0], at_fake
+    )
     # The class head learns from real voxels only: what it calls a class is what reality calls it.
     judge = against + refiner.class_loss(classes, labels)
     optimisers["discriminator"].zero_grad()
@@ -168,7 +177,7 @@ def _adversarial_step(
         "perceptual": statistics.distance(encoder.encode(refined)[1], wanted),
         # Content: keep the coarse tumour's low frequencies, and leave real tumours as they are.
         "content": refiner.content(refined, y, at_fake)
-        + refiner.weighted_mean(functional.l1_loss(generator(x, labels), x, reduction="none"), at_real),
+        + refiner.weighted_mean((generator(x, labels) - x) ** 2, at_real),
     }
     loss = torch.stack([params[name] * term for name, term in terms.items()]).sum()
     optimisers["generator"].zero_grad()
@@ -180,17 +189,31 @@ def _adversarial_step(
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage."""
-    parser = argparse.ArgumentParser(prog="tumorfab train_refiner", description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True, help="folder with sub-*/anat of the real cases")
+    parser = argparse.ArgumentParser(
+        prog="tumorfab train_refiner", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--results", type=Path, required=True, help="folder with sub-*/anat of the real cases"
+    )
     parser.add_argument("--donor", nargs="+", required=True, help="training cases")
     parser.add_argument("--bank", type=Path, required=True, help="folder of their ROI bank")
-    parser.add_argument("--samples", type=Path, nargs="+", required=True, help="sidecars (.json) of the coarse samples")
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="sidecars (.json) of the coarse samples",
+    )
     parser.add_argument("--label", required=True, help="label of the analysis space")
     parser.add_argument("--modality", nargs="+", required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--params", type=json.loads, required=True, help="config section `refiner`, JSON")
-    parser.add_argument("--out", type=Path, required=True, help="folder for refiner.pt and training.csv")
+    parser.add_argument(
+        "--params", type=json.loads, required=True, help="config section `refiner`, JSON"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for refiner.pt and training.csv"
+    )
     args = parser.parse_args(argv)
 
     edge = args.params["patch"]
@@ -204,18 +227,42 @@ def main(argv: list[str] | None = None) -> None:
     for sidecar in stage.progress(args.samples, "reading coarse samples"):
         record = stage.read_json(sidecar)
         if record["donor"] not in args.donor:
-            raise stage.InputError(f"{sidecar}: its donor {record['donor']} is not a training case; make it again")
+            raise stage.InputError(
+                f"{sidecar}: its donor {record['donor']} is not a training case; make it again"
+            )
         images = {m: sidecar.with_name(f"{sidecar.stem}_{m}.nii.gz") for m in args.modality}
-        coarse.append(load_case(images, sidecar.with_name(f"{sidecar.stem}_dseg.nii.gz"), record["reference"], edge))
+        coarse.append(
+            load_case(
+                images, sidecar.with_name(f"{sidecar.stem}_dseg.nii.gz"), record["reference"], edge
+            )
+        )
 
-    run = checkpoint.fingerprint(args.params, args.seed, args.modality, [c.digest() for c in real + coarse])
+    run = checkpoint.fingerprint(
+        args.params, args.seed, args.modality, [c.digest() for c in real + coarse]
+    )
     state_path = args.out / "checkpoint.pt"
     with gpu.device(args.threads) as device, SummaryWriter(str(args.out / "tensorboard")) as writer:
-        weights, history = train(real, coarse, args.params, args.seed, device, state_path, writer, run)
-    columns = ["step", "encoder", "discriminator", "adversarial", "classes", "perceptual", "content"]
+        weights, history = train(
+            real, coarse, args.params, args.seed, device, state_path, writer, run
+        )
+    columns = [
+        "step",
+        "encoder",
+        "discriminator",
+        "adversarial",
+        "classes",
+        "perceptual",
+        "content",
+    ]
     rows = [",".join(f"{row[c]:.6g}" if c in row else "" for c in columns) for row in history]
     stage.write_text(args.out / "training.csv", "\n".join([",".join(columns), *rows]) + "\n")
-    checkpoint.save_model(args.out / "refiner.pt", "refiner", args.modality, weights=weights, channels=args.params["channels"])
+    checkpoint.save_model(
+        args.out / "refiner.pt",
+        "refiner",
+        args.modality,
+        weights=weights,
+        channels=args.params["channels"],
+    )
     state_path.unlink(missing_ok=True)
 
 

@@ -42,15 +42,15 @@ class Grid:
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
     def matches(self, other: "Grid") -> bool:
-        """Whether both grids put every voxel at the same place, to 0.01 mm (headers are float32)."""
+        """Whether both put every voxel at the same place, to 0.01 mm (headers are float32)."""
         if self.shape != other.shape:
             return False
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1)
-        corners = np.vstack([corners, np.ones(8)])
-        return bool(np.abs((self.affine - other.affine) @ corners).max() < 0.01)
+        apart = (self.affine - other.affine) @ np.vstack([corners, np.ones(8)])
+        return bool(np.abs(apart).max() < 0.01)
 
     def coarsened(self, spacing: float) -> "Grid":
-        """The grid of isotropic `spacing` mm that covers this one's field of view, centred in it."""
+        """The grid of isotropic `spacing` mm over this one's field of view, with its centre."""
         extent = np.array(self.shape) * self.spacing
         shape = tuple(int(n) for n in np.maximum(1, np.ceil(extent / spacing - 1e-3)))
         affine = self.affine.copy()
@@ -93,7 +93,7 @@ def load_labels(path: Path | str) -> Volume:
 
 
 def load_on(path: Path | str, grid: Grid, labels: bool = False) -> NDArray:
-    """Load a volume that must lie on `grid`; returns the array. Raises `InputError` if it does not."""
+    """The array of a volume that must lie on `grid`. Raises `InputError` if it does not."""
     volume = load_labels(path) if labels else load(path)
     if not volume.grid.matches(grid):
         raise InputError(
@@ -197,8 +197,11 @@ def save(path: Path | str, data: NDArray, affine: Affine) -> None:
 
 
 def lattice(data: NDArray) -> float:
-    """The step between the values that `save` can write for `data`: the smallest power of two with
-    which its peak fits int16. Everything within 32767 steps of zero can be stored with this step."""
+    """The step between the values that `save` can write for `data`.
+
+    It is the smallest power of two with which the peak fits int16. Everything within 32767 steps of
+    zero can be stored with it.
+    """
     peak = float(np.abs(data).max(initial=0.0))
     return 2.0 ** np.ceil(np.log2(peak / 32767)) if peak > 0 else 1.0
 

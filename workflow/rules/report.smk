@@ -1,22 +1,18 @@
 # The study's tables and its one page.
-COARSE = [
-    path
-    for k in config["study"]["k"]
-    for path in sidecars("coarse", 0, k, max(config["study"]["n"]))
-    if {"coarse", "tf"} & set(config["study"]["arms"])
-]
-REFINED = [
-    path
-    for k in config["study"]["k"]
-    for path in sidecars("tf", 0, k, max(config["study"]["n"]))
-    if "tf" in config["study"]["arms"]
-]
+ARMS = set(config["study"]["arms"])
+MOST = max(config["study"]["n"]) * max(config["study"]["k"])
+# The page shows eight samples, spread over all.
+SHOWN = sorted({i * (MOST - 1) // 7 for i in range(8)}) if ARMS & {"coarse", "tf"} else []
+COARSE, REFINED = (
+    [sidecars(kind, 0, max(config["study"]["k"]), max(config["study"]["n"]))[i] for i in SHOWN]
+    for kind in ("coarse", "tf")
+)
 
 
 rule report:
     input:
         rules.ingest.output,
-        with_volumes(REFINED),
+        with_volumes(REFINED if "tf" in ARMS else []),
         [volume for path in COARSE for volume in volumes(path)],
         scores=[f"{R}/segment/{run}/scores.csv" for run in RUNS],
         histories=[f"{R}/segment/{run}/training.csv" for run in RUNS],
@@ -24,7 +20,7 @@ rule report:
         refiners=[
             f"{R}/fold-0_k-{k}/refiner/training.csv"
             for k in config["study"]["k"]
-            if "tf" in config["study"]["arms"]
+            if "tf" in ARMS
         ],
         subjects=rules.ingest.output.subjects,
         skipped=rules.ingest.output.skipped,
@@ -37,7 +33,7 @@ rule report:
     benchmark:
         f"{R}/benchmarks/report.tsv"
     params:
-        code=code("report"),
+        code=code("report", "templates/report.html.j2"),
         config=json.dumps(config, sort_keys=True),
         runs=lambda wildcards, input: [str(Path(path).parent) for path in input.scores],
         samples=lambda wildcards, input: ["--samples", *input.samples] if input.samples else "",
