@@ -72,7 +72,7 @@ def test_same_cases_same_bytes(results, tmp_path):
 
 def test_a_broken_roi_file_is_named(tmp_path):
     (tmp_path / "sub-A_rois.npz").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="sub-A_rois.npz: not a readable ROI file"):
+    with pytest.raises(InputError, match=r"sub-A_rois.npz: not a readable ROI file"):
         bank.load(tmp_path, ["A"])
 
 

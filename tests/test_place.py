@@ -31,7 +31,8 @@ def cohort(tmp_path_factory):
 
 def run_stage(results, out, host="H1", donors=("A1", "A2"), **params):
     place.main(
-        ["--host", host, "--anat", str(results / f"sub-{host}/anat"), "--bank", str(results / "bank"),
+        ["--host", host, "--anat", str(results / f"sub-{host}/anat"),
+         "--bank", str(results / "bank"),
          "--donor", *donors, "--draws", "2", "--label", toy.LABEL, "--modality", *toy.MODALITIES,
          "--seed", "7", "--params", json.dumps(PARAMS | params), "--out", str(out)]
     )  # fmt: skip

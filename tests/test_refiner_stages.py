@@ -33,9 +33,10 @@ def results(tmp_path_factory):
     hosts, cases = toy.write_cohort(folder)
     for host in hosts:
         place.main(
-            ["--host", host, "--anat", str(folder / f"sub-{host}/anat"), "--bank", str(folder / "bank"),
-             "--donor", *cases[:2], "--draws", "2", "--label", toy.LABEL, "--modality", *toy.MODALITIES,
-             "--seed", "7", "--params", json.dumps(PLACE), "--out", str(folder / f"set/sub-{host}/anat")]
+            ["--host", host, "--anat", str(folder / f"sub-{host}/anat"), "--donor", *cases[:2],
+             "--bank", str(folder / "bank"), "--draws", "2", "--seed", "7", "--label", toy.LABEL,
+             "--modality", *toy.MODALITIES, "--params", json.dumps(PLACE),
+             "--out", str(folder / f"set/sub-{host}/anat")]
         )  # fmt: skip
     return folder
 
@@ -48,7 +49,8 @@ def train(results, out, donors=("A1", "A2"), **params):
     train_refiner.main(
         ["--results", str(results), "--donor", *donors, "--bank", str(results / "bank"),
          "--samples", *sidecars(results), "--label", toy.LABEL, "--modality", *toy.MODALITIES,
-         "--seed", "3", "--threads", "1", "--params", json.dumps(PARAMS | params), "--out", str(out)]
+         "--seed", "3", "--threads", "1", "--params", json.dumps(PARAMS | params),
+         "--out", str(out)]
     )  # fmt: skip
 
 
@@ -116,7 +118,7 @@ def test_a_sample_of_a_foreign_donor_is_refused(results, tmp_path):
 
 
 def test_divergence_is_said(results, tmp_path):
-    with pytest.raises(InputError, match="diverged at step .* lower refiner.learning_rate"):
+    with pytest.raises(InputError, match=r"diverged at step .* lower refiner.learning_rate"):
         train(results, tmp_path, learning_rate=1e20)
     assert not (tmp_path / "refiner.pt").exists()
 

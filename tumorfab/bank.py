@@ -70,7 +70,7 @@ def extract(
 
 
 def describe(roi: Roi, box: tuple[slice, ...], grid: Grid) -> dict[str, Any]:
-    """What a person wants to know of a ROI: volumes (mm^3), place (mm, RAS) and class intensities."""
+    """What a person asks of a ROI: volumes (mm^3), place (mm, RAS), intensities by class."""
     voxel = grid.voxel_volume
     offset = np.array([s.start for s in box])
     centre = np.array(ndimage.center_of_mass(roi.labels > 0)) + offset

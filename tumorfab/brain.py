@@ -118,7 +118,7 @@ def locate(image: Volume, mask: Mask, modality: str) -> Extraction:
 
 
 def stripped(image: Volume) -> Mask:
-    """Brain mask of a scan whose background is exactly 0. Raises `InputError` if it is no such scan.
+    """Brain mask of a scan whose background is exactly 0. Raises `InputError` for any other.
 
     The message says what is wrong, not which file: the caller knows that.
     """
@@ -156,8 +156,8 @@ def align(image: Volume, starts: list[sitk.AffineTransform], modality: str) -> s
     """Template points to points of `image`: the best of several starts, then refined.
 
     Once the scale is free, the brain's outline can run away to the scalp's, and with correlation it
-    does where the scalp is bright. So both metrics are tried from the best rigid pose, and whichever
-    ends with the template's anatomy explaining more of the image goes on.
+    does where the scalp is bright. So both metrics are tried from the best rigid pose, and the one
+    goes on that ends with the template's anatomy explaining more of the image.
     """
     mni = template(WORK_MM)
     metrics = [register.CORRELATION, register.INFORMATION]
@@ -247,7 +247,7 @@ def _starts(head: Volume) -> list[sitk.AffineTransform]:
             start = sitk.AffineTransform(3)
             start.SetCenter((origin * lps).tolist())
             start.Rotate(1, 2, np.deg2rad(pitch))
-            start.SetTranslation(((centre + [0, 0, rise] - origin) * lps).tolist())
+            start.SetTranslation(((centre + np.array([0, 0, rise]) - origin) * lps).tolist())
             starts.append(start)
     return starts
 

@@ -43,7 +43,7 @@ def resume(path: Path, run: str) -> dict[str, Any] | None:
 
 
 def load_model(path: Path, kind: str, modalities: list[str]) -> dict[str, Any]:
-    """A finished model. Raises `InputError` when it is unreadable, of another kind or modalities."""
+    """A finished model. Raises `InputError` when unreadable, of another kind or modalities."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -85,7 +85,8 @@ def _cross_check(config: dict[str, Any]) -> None:
     most = max(config["study"]["k"])
     if not config["split"]["file"] and most > config["split"]["train"]:
         raise InputError(
-            f"config: study.k asks for {most} training cases but split.train is {config['split']['train']}"
+            f"config: study.k asks for {most} training cases, "
+            f"but split.train is {config['split']['train']}"
         )
     for key in ("preprocess.brain_volume_ml", "place.scale"):
         section, name = key.split(".")

@@ -16,7 +16,7 @@ from tumorfab.volume import Image
 
 @dataclass(frozen=True)
 class Reference:
-    """Affine map between image units and tissue-relative units: `relative = (x - centre) / scale`."""
+    """Map from image units to tissue-relative ones: `relative = (x - centre) / scale`."""
 
     centre: float
     scale: float

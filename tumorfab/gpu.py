@@ -52,7 +52,7 @@ def lease(names: list[str], folder: Path, wait_s: float = 2.0) -> tuple[int, Fil
 
 @contextmanager
 def device(threads: int) -> Iterator["torch.device"]:
-    """A torch device of this process's own for the time of the `with` block; CPU when there is none.
+    """A torch device of this process's own for the `with` block; the CPU when there is none.
 
     On CPU, torch is set to `threads` threads and to deterministic algorithms.
     """

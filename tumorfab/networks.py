@@ -7,8 +7,8 @@ def backbone(inputs: int, outputs: int, channels: int, levels: int = 3) -> SegRe
     """A small residual encoder-decoder at full resolution (Myronenko 2018, without the VAE).
 
     `channels` (a multiple of 4) doubles at each of `levels`; input sizes are multiples of
-    2^(levels - 1). Upsampling is by interpolation: transposed convolutions leave a checkerboard, and
-    a checkerboard that only synthetic lesions carry is a label in itself.
+    2^(levels - 1). Upsampling is by interpolation: transposed convolutions leave a checkerboard,
+    and a checkerboard that only synthetic lesions carry is a label in itself.
     """
     return SegResNet(
         init_filters=channels,

@@ -1,7 +1,7 @@
 """Patches for training: tumour-centred or anywhere, with geometric and intensity augmentation.
 
-A `Case` holds (M, I, J, K) float16 images and (I, J, K) uint8 labels, cropped to what matters. Every
-patch is a function of the generator it is given, so that a step can be repeated.
+A `Case` holds (M, I, J, K) float16 images and (I, J, K) uint8 labels, cropped to what matters.
+Every patch is a function of the generator it is given, so that a step can be repeated.
 """
 
 import hashlib
@@ -75,8 +75,8 @@ def augment(
     """Mirror, turn (up to 20 degrees), scale (0.85 to 1.18) and vary the contrast of a batch.
 
     `images` (B, M, I, J, K) float, `labels` (B, I, J, K) integer. `intensity` is the standard
-    deviation of the random shift and of the log of the random gain, both per modality; the background
-    (exactly 0 in every modality) stays 0.
+    deviation of the random shift and of the log of the random gain, both per modality; the
+    background (exactly 0 in every modality) stays 0.
     """
     batch = len(images)
     turns = Rotation.from_euler("xyz", rng.uniform(-20, 20, (batch, 3)), degrees=True).as_matrix()

@@ -250,7 +250,8 @@ def main(argv: list[str] | None = None) -> None:
         failed = [name for name, ok in passed.items() if not ok]
         if failed:
             raise InputError(
-                f"{sample_name}: failed the check '{failed[0]}'; report this with its draw {asdict(draw)}"
+                f"{sample_name}: failed the check '{failed[0]}'; "
+                f"report this with its draw {asdict(draw)}"
             )
         for modality, image in images.items():
             save(args.out / f"{sample_name}_{modality}.nii.gz", image, host.grid.affine)

@@ -36,7 +36,7 @@ class Run:
 
 
 def runs(config: dict[str, Any]) -> list[Run]:
-    """Every downstream training of the study. The arm `real` has no synthetic samples: its n is 0."""
+    """Every downstream training of the study. The arm `real` has no synthetic samples: n is 0."""
     study = config["study"]
     return [
         Run(arm, k, n, seed)
@@ -94,7 +94,8 @@ def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
     have = int((found["role"] == "train").sum())
     if max(config["study"]["k"]) > have:
         raise InputError(
-            f"config: study.k asks for {max(config['study']['k'])} training cases, the split has {have}"
+            f"config: study.k asks for {max(config['study']['k'])} training cases, "
+            f"the split has {have}"
         )
     return found
 
@@ -131,7 +132,8 @@ def _demo_subjects(config: dict[str, Any]) -> pd.DataFrame:
         stem = demo / "annotated" / name / name
         files = {m: f"{stem}-{DEMO_SUFFIX[m]}.nii.gz" for m in config["modalities"]}
         rows.append({"subject": subject, "cohort": "annotated", "role": role, "source_id": name,
-                     "licence": config["annotated"]["licence"], **files, "seg": f"{stem}-seg.nii.gz"})  # fmt: skip
+                     "licence": config["annotated"]["licence"], **files,
+                     "seg": f"{stem}-seg.nii.gz"})  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -79,7 +79,8 @@ def preprocess_healthy(images: Images, method: str, params: dict[str, Any]) -> O
     low, high = params["brain_volume_ml"]
     if not low <= ml <= high:
         raise InputError(
-            f"{path}: its brain measures {ml:.0f} ml, {low:g} to {high:g} are plausible; look at the "
+            f"{path}: its brain measures {ml:.0f} ml, {low:g} to {high:g} are plausible; look at "
+            "the "
             "scan and leave it out, or widen preprocess.brain_volume_ml"
         )
     corrected = {reference: correct_bias(scan, found.mask, shrink)}

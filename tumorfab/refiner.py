@@ -1,10 +1,11 @@
 """TF-GAN: networks and losses, no I/O. Our reading of Dong et al. 2025 (arXiv 2511.18654).
 
 The paper's second stage is a generative refiner with a dual-head discriminator and class-wise
-perceptual guidance; how they are built is not in its abstract. Here: the generator adds a residual under a soft support around the tumour; one discriminator
-trunk tells real from refined patch by patch and names the tumour class of every voxel; the features
-of a frozen segmentation encoder, pooled per class, are pulled towards those of real tumours. All
-images are tissue-relative (`contrast.py`), so that no scanner shows.
+perceptual guidance; how they are built is not in its abstract. Here: the generator adds a residual
+under a soft support around the tumour; one discriminator trunk tells real from refined patch by
+patch and names the tumour class of every voxel; the features of a frozen segmentation encoder,
+pooled per class, are pulled towards those of real tumours. All images are tissue-relative
+(`contrast.py`), so that no scanner shows.
 
 Shapes: images (B, M, I, J, K) float32, labels (B, I, J, K) int64 in 0..3.
 """
@@ -133,8 +134,8 @@ class ClassStatistics(nn.Module):
     """Running statistics of real tumours' features, per encoder level and class, and the pull
     towards them.
 
-    Per class the features are pooled under the label to their mean and their standard deviation over
-    the voxels. Real cases update the statistics; refined ones are drawn to them, by the absolute
+    Per class the features are pooled under the label to their mean and standard deviation over the
+    voxels. Real cases update the statistics; refined ones are drawn to them, by the absolute
     difference in units of the spread between real patches (so a feature that varies among real
     tumours binds loosely).
     """

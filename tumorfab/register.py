@@ -5,6 +5,7 @@ only has to find what its predecessor could not express. Transforms follow ITK's
 of the fixed image to points of the moving image, LPS mm), as `volume.resample` wants them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tumorfab import volume
-from tumorfab.volume import Grid, Volume
+from tumorfab.volume import Volume
 
 Mask = NDArray[np.bool_]
 
@@ -136,8 +137,8 @@ class _Pair:
     @classmethod
     def at(cls, fixed: Volume, moving: Volume, mask: Mask, mm: float) -> "_Pair":
         share = shrunk(Volume(mask.astype(np.float32), fixed.affine), mm)
-        images = (volume.to_sitk(shrunk(image, mm)) for image in (fixed, moving))
-        return cls(*images, volume.to_sitk(share) >= 0.5)
+        one, other = (volume.to_sitk(shrunk(image, mm)) for image in (fixed, moving))
+        return cls(one, other, volume.to_sitk(share) >= 0.5)
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
@@ -155,11 +156,12 @@ def _improve(
     unit.Scale(RADIUS_MM)
     unit.SetTranslation(centre.tolist())
     scaled = compose(compose(unit, transform), sitk.AffineTransform(unit.GetInverse()))
-    increment = {
+    kinds: dict[str, Callable[[], sitk.Transform]] = {
         "rigid": sitk.Euler3DTransform,
         "similarity": sitk.Similarity3DTransform,
         "affine": lambda: sitk.AffineTransform(3),
-    }[stage]()
+    }
+    increment = kinds[stage]()
 
     method = sitk.ImageRegistrationMethod()
     # One thread: sums over threads are added in any order, and so differ in the last bits.

@@ -72,7 +72,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` atomically as indented JSON with sorted keys, so equal values are equal bytes."""
+    """Write `value` atomically as indented JSON, keys sorted: equal values are equal bytes."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 

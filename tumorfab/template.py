@@ -28,7 +28,7 @@ def mean_brain(images: list[NDArray], masks: list[Mask]) -> NDArray[np.float32]:
     total = np.zeros(images[0].shape, np.float32)
     for image, mask in zip(images, masks, strict=True):
         total += np.where(mask, image / np.median(image[mask]), 0).astype(np.float32)
-    return total / len(images)
+    return (total / len(images)).astype(np.float32)
 
 
 def align(mean: Volume, mask: Mask, modality: str) -> Registration:
@@ -40,8 +40,8 @@ def align(mean: Volume, mask: Mask, modality: str) -> Registration:
 
 
 def warped(transform: sitk.AffineTransform, grid: Grid) -> dict[str, NDArray]:
-    """MNI152 on the analysis grid: `T1w`, `mask` and the tissue probabilities, which sum to 1 in the
-    mask and are 0 outside."""
+    """MNI152 on the analysis grid: `T1w`, `mask` and the tissue probabilities, which sum to 1 in
+    the mask and are 0 outside."""
     mni = brain.template()
 
     def on_grid(data: NDArray) -> NDArray[np.float32]:
@@ -82,8 +82,8 @@ def main(argv: list[str] | None = None) -> None:
     if agreement < MIN_CORRELATION:
         raise InputError(
             f"{args.image[0]}: MNI152 could not be aligned to the training cases (correlation "
-            f"{agreement:.2f}, {MIN_CORRELATION} is needed); check that they are stripped brains, in "
-            "one space, with correct orientation"
+            f"{agreement:.2f}, {MIN_CORRELATION} is needed); check that they are stripped brains, "
+            "in one space, with correct orientation"
         )
     grid = native.coarsened(args.spacing) if args.spacing > 0 else native
     maps = warped(found.transform, grid)

@@ -1,7 +1,7 @@
 """Posteriors of CSF, GM and WM: a Gaussian mixture with spatial priors, fitted by EM.
 
-After Ashburner and Friston, "Unified segmentation", NeuroImage 2005, without its warping and bias
-terms (`preprocess` has dealt with those), and with a uniform outlier class, so that a tumour or a
+After Ashburner and Friston, "Unified segmentation", NeuroImage 2005: its mixing proportions and
+update rules, without warping of the priors and without bias (`preprocess` has removed that); and with a uniform outlier class, so that a tumour or a
 vessel pulls no class towards itself (Van Leemput et al., IEEE TMI 2001, for lesions). Only the
 priors say which class is which, so that the method holds for any contrast.
 """
@@ -14,9 +14,9 @@ Image = NDArray[np.float32]
 
 CLASSES = ("CSF", "GM", "WM")
 # The priors are blurred by this much (sd in mm): an affine alignment leaves the folds that far off.
-BLUR_MM = 2.0
+BLUR_MM = 4.0
 # Each prior gets at least this share of every voxel, so that intensity can overrule it.
-FLOOR = 0.02
+FLOOR = 0.05
 # A priori share of voxels that are none of the three (vessels, lesions).
 OUTLIERS = 0.05
 ITERATIONS = 60
@@ -36,22 +36,28 @@ def posteriors(
         raise ValueError("no tissue to tell apart: the mask is empty or the image constant in it")
     prior = _softened(priors, mask, spacing)
     means, variances = _from_priors(values, prior)
+    shares = np.ones((3, 1))  # how much larger or smaller each tissue is than the priors say
     low, high = np.percentile(values, (0.1, 99.9))
-    outlier = OUTLIERS / max(high - low, 1e-12)
-    weight = prior
+    span = max(float(high - low), 1e-12)
     for _ in range(ITERATIONS):
-        likelihood = prior * _density(values, means, variances)
-        weight = likelihood / (likelihood.sum(0) * (1 - OUTLIERS) + outlier) * (1 - OUTLIERS)
+        joint = _mixed(prior, shares) * _density(values, means, variances)
+        weight = joint / (joint.sum(0) + OUTLIERS / (1 - OUTLIERS) / span)
         total = np.maximum(weight.sum(1), 1e-12)
         previous, means = means, weight @ values / total
         spread = (weight * (values - means[:, None]) ** 2).sum(1) / total
-        variances = np.maximum(spread, (0.01 * (high - low)) ** 2)
-        if np.abs(means - previous).max() < TOLERANCE * (high - low):
+        variances = np.maximum(spread, (0.01 * span) ** 2)
+        shares = (total / (prior / (prior * shares).sum(0)).sum(1))[:, None]
+        if np.abs(means - previous).max() < TOLERANCE * span:
             break
-    likelihood = prior * _density(values, means, variances) + 1e-300
+    joint = _mixed(prior, shares) * _density(values, means, variances) + 1e-300
     out = np.zeros((3, *image.shape), np.float32)
-    out[:, mask] = likelihood / likelihood.sum(0)
+    out[:, mask] = joint / joint.sum(0)
     return out
+
+
+def _mixed(prior: NDArray[np.float64], shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    mixed = prior * shares
+    return mixed / mixed.sum(0)
 
 
 def _softened(

@@ -3,7 +3,8 @@
 
 rule bank:
     input:
-        [path for subject in TRAIN for path in {*images(subject), *case(subject)}],
+        images=[path for subject in TRAIN for path in images(subject)],
+        labels=[case(subject)[-1] for subject in TRAIN],
     output:
         rois=[f"{R}/bank/sub-{subject}_rois.npz" for subject in TRAIN],
         about=[f"{R}/bank/sub-{subject}_rois.json" for subject in TRAIN],
@@ -16,7 +17,7 @@ rule bank:
         label=S,
         modalities=MODALITIES,
         cases=[f"--case {s} {shlex.quote(subjects.licence[s])}" for s in TRAIN],
-        results=R,
+        results=lambda wildcards, input: str(Path(input.images[0]).parents[2]),
         out=lambda wildcards, output: str(Path(output.rois[0]).parent),
     conda:
         ENV

@@ -27,7 +27,7 @@ rule train_refiner:
         modalities=MODALITIES,
         seed=config["seed"],
         donors=lambda wildcards: TRAIN[: int(wildcards.k)],
-        results=R,
+        results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
         bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
         out=lambda wildcards, output: str(Path(output.model).parent),
     threads: config["compute"]["threads"]

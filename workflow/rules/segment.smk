@@ -35,7 +35,7 @@ rule segment:
         validation=["--validation", *VALIDATION] if VALIDATION else "",
         test=TEST,
         samples=lambda wildcards, input: ["--samples", *input.sidecars] if input.sidecars else "",
-        results=R,
+        results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
         out=lambda wildcards, output: str(Path(output.model).parent),
     threads: config["compute"]["threads"]
     resources:
