@@ -18,9 +18,9 @@ include: "workflow/rules/report.smk"
 
 rule all:
     default_target: True
-    localrule: True
     input:
         f"{R}/report/index.html",
+    localrule: True
 
 
 onsuccess:

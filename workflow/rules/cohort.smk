@@ -3,19 +3,22 @@ if config["healthy"]["source"] == "demo":
 
     rule demo_healthy:
         output:
-            [f"{R}/demo/healthy/sub-{{name}}/anat/sub-{{name}}_{m}.nii.gz" for m in MODALITIES],
+            [
+                f"{R}/demo/healthy/sub-{{name}}/anat/sub-{{name}}_{m}.nii.gz"
+                for m in MODALITIES
+            ],
         log:
             f"{R}/logs/demo_healthy/{{name}}.log",
         benchmark:
             f"{R}/benchmarks/demo_healthy/{{name}}.tsv"
+        conda:
+            ENV
         params:
             code=code("demo"),
             modalities=MODALITIES,
             seed=config["seed"],
             spacing=config["demo"]["spacing"],
             out=lambda wildcards, output: str(Path(output[0]).parent),
-        conda:
-            ENV
         shell:
             "python -m tumorfab.demo --cohort healthy --subject {wildcards.name} --seed {params.seed}"
             " --spacing {params.spacing} --modalities {params.modalities} --out {params.out}"
@@ -31,14 +34,14 @@ if config["healthy"]["source"] == "demo":
             f"{R}/logs/demo_annotated/{{name}}.log",
         benchmark:
             f"{R}/benchmarks/demo_annotated/{{name}}.tsv"
+        conda:
+            ENV
         params:
             code=code("demo"),
             modalities=MODALITIES,
             seed=config["seed"],
             spacing=config["demo"]["spacing"],
             out=lambda wildcards, output: str(Path(output[0]).parent),
-        conda:
-            ENV
         shell:
             "python -m tumorfab.demo --cohort annotated --subject {wildcards.name}"
             " --seed {params.seed} --spacing {params.spacing} --modalities {params.modalities}"
@@ -50,7 +53,10 @@ if config["healthy"]["source"] == "demo":
 rule ingest:
     input:
         sorted(
-            path for column in (*MODALITIES, "seg") for path in subjects[column] if path
+            path
+            for column in (*MODALITIES, "seg")
+            for path in subjects[column]
+            if path
         ),
     output:
         subjects=f"{R}/cohort/subjects.tsv",
@@ -59,12 +65,12 @@ rule ingest:
         f"{R}/logs/ingest.log",
     benchmark:
         f"{R}/benchmarks/ingest.tsv"
+    conda:
+        ENV
+    threads: 2
     params:
         code=code("ingest"),
         config=json.dumps(plan.ingest_params(config), sort_keys=True),
-    threads: 2
-    conda:
-        ENV
     shell:
         "python -m tumorfab.ingest --params {params.config:q} --subjects {output.subjects}"
         " --skipped {output.skipped} --threads {threads} > {log} 2>&1"

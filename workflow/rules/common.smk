@@ -21,12 +21,15 @@ MODALITIES = config["modalities"]
 TISSUES = ["CSF", "GM", "WM"]
 HOSTS = subjects.index[subjects.role == "host"].tolist()
 TRAIN, VALIDATION, TEST = (
-    subjects.index[subjects.role == role].tolist() for role in ("train", "validation", "test")
+    subjects.index[subjects.role == role].tolist()
+    for role in ("train", "validation", "test")
 )
 ANNOTATED = TRAIN + VALIDATION + TEST
 DRAWS = plan.draws_per_host(config, len(HOSTS))
 RUNS = plan.runs(config)
-SETS = f"{R}/fold-{{fold}}_k-{{k}}"  # everything made from one set of real training cases
+SETS = (
+    f"{R}/fold-{{fold}}_k-{{k}}"  # everything made from one set of real training cases
+)
 ENV = "../../envs/tumorfab.yaml"
 
 
@@ -73,6 +76,12 @@ def volumes(sidecar):
 def with_volumes(paths):
     """Sidecars and their volumes."""
     return [*paths, *[volume for path in paths for volume in volumes(path)]]
+
+
+def synthetic(wildcards):
+    """Sidecars of the synthetic samples that an arm trains on."""
+    kind = {"coarse": "coarse", "tf": "tf"}.get(wildcards.arm)
+    return sidecars(kind, wildcards.fold, wildcards.k, wildcards.n) if kind else []
 
 
 wildcard_constraints:

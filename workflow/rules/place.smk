@@ -12,6 +12,8 @@ rule bank:
         f"{R}/logs/bank.log",
     benchmark:
         f"{R}/benchmarks/bank.tsv"
+    conda:
+        ENV
     params:
         code=code("bank"),
         label=S,
@@ -19,8 +21,6 @@ rule bank:
         cases=[f"--case {s} {shlex.quote(subjects.licence[s])}" for s in TRAIN],
         results=lambda wildcards, input: str(Path(input.images[0]).parents[2]),
         out=lambda wildcards, output: str(Path(output.rois[0]).parent),
-    conda:
-        ENV
     shell:
         "python -m tumorfab.bank {params.cases} --results {params.results} --label {params.label}"
         " --modality {params.modalities} --out {params.out} > {log} 2>&1"
@@ -40,13 +40,20 @@ rule place:
             path
             for number in range(DRAWS)
             for path in with_volumes(
-                [f"{SETS}/sub-{{subject}}/anat/sub-{{subject}}_space-{S}_desc-coarse{number:03d}.json"]
+                [
+                    f"{SETS}/sub-{{subject}}/anat/sub-{{subject}}_space-{S}_desc-coarse{number:03d}.json"
+                ]
             )
         ],
     log:
         f"{R}/logs/place/fold-{{fold}}_k-{{k}}_{{subject}}.log",
     benchmark:
         f"{R}/benchmarks/place/fold-{{fold}}_k-{{k}}_{{subject}}.tsv"
+    conda:
+        ENV
+    resources:
+        mem_mb=3000,
+        runtime=30,
     params:
         code=code("place"),
         section=section("place"),
@@ -59,11 +66,6 @@ rule place:
         anat=lambda wildcards, input: str(Path(input.host[0]).parent),
         bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
         out=lambda wildcards, output: str(Path(output[0]).parent),
-    resources:
-        mem_mb=3000,
-        runtime=30,
-    conda:
-        ENV
     shell:
         "python -m tumorfab.place --host {wildcards.subject} --anat {params.anat}"
         " --bank {params.bank} --donor {params.donors} --draws {params.draws}"

@@ -8,7 +8,10 @@ rule preprocess_healthy:
         checked=ancient(rules.ingest.output.subjects),
         scans=lambda wildcards: subjects.loc[wildcards.subject, MODALITIES].tolist(),
     output:
-        [f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-N4_{m}.nii.gz" for m in MODALITIES],
+        [
+            f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-N4_{m}.nii.gz"
+            for m in MODALITIES
+        ],
         [
             f"{R}/sub-{{subject}}/anat/sub-{{subject}}_from-{m}_to-MNI152NLin2009aSym_mode-image_xfm.txt"
             for m in MODALITIES
@@ -19,6 +22,11 @@ rule preprocess_healthy:
         f"{R}/logs/preprocess/{{subject}}.log",
     benchmark:
         f"{R}/benchmarks/preprocess/{{subject}}.tsv"
+    conda:
+        ENV
+    resources:
+        mem_mb=3000,
+        runtime=30,
     params:
         code=code("preprocess"),
         section=section("preprocess"),
@@ -27,11 +35,6 @@ rule preprocess_healthy:
             f"--image {m}={path}" for m, path in zip(MODALITIES, input.scans)
         ],
         out=lambda wildcards, output: str(Path(output.mask).parent),
-    resources:
-        mem_mb=3000,
-        runtime=30,
-    conda:
-        ENV
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.preprocess"
         " --subject {wildcards.subject} --cohort healthy --brain {params.brain} {params.images}"
@@ -43,7 +46,10 @@ rule preprocess_annotated:
         checked=ancient(rules.ingest.output.subjects),
         scans=lambda wildcards: subjects.loc[wildcards.subject, MODALITIES].tolist(),
     output:
-        [f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-N4_{m}.nii.gz" for m in MODALITIES],
+        [
+            f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-N4_{m}.nii.gz"
+            for m in MODALITIES
+        ],
         mask=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-brain_mask.nii.gz",
         evidence=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-preproc.json",
     log:
@@ -52,6 +58,11 @@ rule preprocess_annotated:
         f"{R}/benchmarks/preprocess/{{subject}}.tsv"
     wildcard_constraints:
         subject="|".join(ANNOTATED),
+    conda:
+        ENV
+    resources:
+        mem_mb=3000,
+        runtime=30,
     params:
         code=code("preprocess"),
         section=section("preprocess"),
@@ -59,11 +70,6 @@ rule preprocess_annotated:
             f"--image {m}={path}" for m, path in zip(MODALITIES, input.scans)
         ],
         out=lambda wildcards, output: str(Path(output.mask).parent),
-    resources:
-        mem_mb=3000,
-        runtime=30,
-    conda:
-        ENV
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.preprocess"
         " --subject {wildcards.subject} --cohort annotated --brain none {params.images}"
@@ -73,7 +79,9 @@ rule preprocess_annotated:
 # Training cases only: not even the position of a test brain may reach the hosts.
 rule template:
     input:
-        images=[f"{R}/sub-{s}/anat/sub-{s}_desc-N4_{MODALITIES[0]}.nii.gz" for s in TRAIN],
+        images=[
+            f"{R}/sub-{s}/anat/sub-{s}_desc-N4_{MODALITIES[0]}.nii.gz" for s in TRAIN
+        ],
         masks=[f"{R}/sub-{s}/anat/sub-{s}_desc-brain_mask.nii.gz" for s in TRAIN],
     output:
         [f"{R}/template/template_space-{S}_label-{t}_probseg.nii.gz" for t in TISSUES],
@@ -85,6 +93,11 @@ rule template:
         f"{R}/logs/template.log",
     benchmark:
         f"{R}/benchmarks/template.tsv"
+    conda:
+        ENV
+    resources:
+        mem_mb=4000,
+        runtime=30,
     params:
         code=code("template"),
         spacing=config["space"]["spacing"],
@@ -94,11 +107,6 @@ rule template:
             f"--image {s}={path}" for s, path in zip(TRAIN, input.images)
         ],
         out=lambda wildcards, output: str(Path(output.evidence).parent),
-    resources:
-        mem_mb=4000,
-        runtime=30,
-    conda:
-        ENV
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.template {params.images}"
         " --mask {input.masks} --spacing {params.spacing} --label {params.label}"
@@ -116,17 +124,17 @@ rule standardise_healthy:
         f"{R}/logs/standardise/{{subject}}.log",
     benchmark:
         f"{R}/benchmarks/standardise/{{subject}}.tsv"
+    conda:
+        ENV
+    resources:
+        mem_mb=3000,
+        runtime=20,
     params:
         code=code("standardise"),
         label=S,
         modalities=MODALITIES,
         anat=lambda wildcards, output: str(Path(output.evidence).parent),
         template=lambda wildcards, input: str(Path(input.template[0]).parent),
-    resources:
-        mem_mb=3000,
-        runtime=20,
-    conda:
-        ENV
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.standardise"
         " --subject {wildcards.subject} --cohort healthy --modality {params.modalities}"
@@ -148,17 +156,17 @@ rule standardise_annotated:
         f"{R}/benchmarks/standardise/{{subject}}.tsv"
     wildcard_constraints:
         subject="|".join(ANNOTATED),
+    conda:
+        ENV
+    resources:
+        mem_mb=3000,
+        runtime=20,
     params:
         code=code("standardise"),
         label=S,
         modalities=MODALITIES,
         anat=lambda wildcards, output: str(Path(output.evidence).parent),
         template=lambda wildcards, input: str(Path(input.template[0]).parent),
-    resources:
-        mem_mb=3000,
-        runtime=20,
-    conda:
-        ENV
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.standardise"
         " --subject {wildcards.subject} --cohort annotated --modality {params.modalities}"

@@ -3,14 +3,20 @@
 
 rule train_refiner:
     input:
-        bank=lambda wildcards: [f"{R}/bank/sub-{s}_rois.json" for s in TRAIN[: int(wildcards.k)]],
-        real=lambda wildcards: [path for s in TRAIN[: int(wildcards.k)] for path in case(s)],
+        bank=lambda wildcards: [
+            f"{R}/bank/sub-{s}_rois.json" for s in TRAIN[: int(wildcards.k)]
+        ],
+        real=lambda wildcards: [
+            path for s in TRAIN[: int(wildcards.k)] for path in case(s)
+        ],
         sidecars=lambda wildcards: sidecars(
             "coarse", wildcards.fold, wildcards.k, max(config["study"]["n"])
         ),
         volumes=lambda wildcards: [
             volume
-            for path in sidecars("coarse", wildcards.fold, wildcards.k, max(config["study"]["n"]))
+            for path in sidecars(
+                "coarse", wildcards.fold, wildcards.k, max(config["study"]["n"])
+            )
             for volume in volumes(path)
         ],
     output:
@@ -20,6 +26,13 @@ rule train_refiner:
         f"{R}/logs/train_refiner/fold-{{fold}}_k-{{k}}.log",
     benchmark:
         f"{R}/benchmarks/train_refiner/fold-{{fold}}_k-{{k}}.tsv"
+    conda:
+        ENV
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=720,
     params:
         code=code("train_refiner"),
         section=section("refiner"),
@@ -30,13 +43,6 @@ rule train_refiner:
         results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
         bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
         out=lambda wildcards, output: str(Path(output.model).parent),
-    threads: config["compute"]["threads"]
-    resources:
-        gpu=1,
-        mem_mb=8000,
-        runtime=720,
-    conda:
-        ENV
     shell:
         "python -m tumorfab.train_refiner --results {params.results} --donor {params.donors}"
         " --bank {params.bank} --samples {input.sidecars} --label {params.label}"
@@ -47,7 +53,9 @@ rule train_refiner:
 # One rule per shard: loading torch costs more than refining a sample, and each volume is still a
 # file of its own that Snakemake knows.
 for shard in sorted({plan.shard(host, config["compute"]["shards"]) for host in HOSTS}):
-    shard_hosts = [h for h in HOSTS if plan.shard(h, config["compute"]["shards"]) == shard]
+    shard_hosts = [
+        h for h in HOSTS if plan.shard(h, config["compute"]["shards"]) == shard
+    ]
 
     rule:
         name:
@@ -73,23 +81,25 @@ for shard in sorted({plan.shard(host, config["compute"]["shards"]) for host in H
                 for host in shard_hosts
                 for number in range(DRAWS)
                 for path in with_volumes(
-                    [f"{SETS}/sub-{host}/anat/sub-{host}_space-{S}_desc-tf{number:03d}.json"]
+                    [
+                        f"{SETS}/sub-{host}/anat/sub-{host}_space-{S}_desc-tf{number:03d}.json"
+                    ]
                 )
             ],
         log:
             f"{R}/logs/refine/fold-{{fold}}_k-{{k}}_shard-{shard}.log",
         benchmark:
             f"{R}/benchmarks/refine/fold-{{fold}}_k-{{k}}_shard-{shard}.tsv"
-        params:
-            code=code("refine"),
-            modalities=MODALITIES,
+        conda:
+            ENV
         threads: config["compute"]["threads"]
         resources:
             gpu=1,
             mem_mb=6000,
             runtime=120,
-        conda:
-            ENV
+        params:
+            code=code("refine"),
+            modalities=MODALITIES,
         shell:
             "python -m tumorfab.refine --refiner {input.model} --samples {input.sidecars}"
             " --modality {params.modalities} --threads {threads} > {log} 2>&1"

@@ -2,9 +2,14 @@
 ARMS = set(config["study"]["arms"])
 MOST = max(config["study"]["n"]) * max(config["study"]["k"])
 # The page shows eight samples, spread over all.
-SHOWN = sorted({i * (MOST - 1) // 7 for i in range(8)}) if ARMS & {"coarse", "tf"} else []
+SHOWN = (
+    sorted({i * (MOST - 1) // 7 for i in range(8)}) if ARMS & {"coarse", "tf"} else []
+)
 COARSE, REFINED = (
-    [sidecars(kind, 0, max(config["study"]["k"]), max(config["study"]["n"]))[i] for i in SHOWN]
+    [
+        sidecars(kind, 0, max(config["study"]["k"]), max(config["study"]["n"]))[i]
+        for i in SHOWN
+    ]
     for kind in ("coarse", "tf")
 )
 
@@ -32,15 +37,19 @@ rule report:
         f"{R}/logs/report.log",
     benchmark:
         f"{R}/benchmarks/report.tsv"
+    conda:
+        ENV
     params:
         code=code("report", "templates/report.html.j2"),
         config=json.dumps(config, sort_keys=True),
         runs=lambda wildcards, input: [str(Path(path).parent) for path in input.scores],
-        samples=lambda wildcards, input: ["--samples", *input.samples] if input.samples else "",
-        refiners=lambda wildcards, input: ["--refiners", *input.refiners] if input.refiners else "",
+        samples=lambda wildcards, input: (
+            ["--samples", *input.samples] if input.samples else ""
+        ),
+        refiners=lambda wildcards, input: (
+            ["--refiners", *input.refiners] if input.refiners else ""
+        ),
         out=lambda wildcards, output: str(Path(output.page).parent),
-    conda:
-        ENV
     shell:
         "python -m tumorfab.report --scores {input.scores} --subjects {input.subjects}"
         " --skipped {input.skipped} --config {params.config:q} {params.samples} --runs {params.runs}"

@@ -3,12 +3,6 @@ RUN = f"{R}/segment/arm-{{arm}}_k-{{k}}_n-{{n}}_fold-{{fold}}_seed-{{seed}}"
 RUN_NAME = "arm-{arm}_k-{k}_n-{n}_fold-{fold}_seed-{seed}"
 
 
-def synthetic(wildcards):
-    """Sidecars of the synthetic samples that an arm trains on."""
-    kind = {"coarse": "coarse", "tf": "tf"}.get(wildcards.arm)
-    return sidecars(kind, wildcards.fold, wildcards.k, wildcards.n) if kind else []
-
-
 rule segment:
     input:
         real=lambda wildcards: [
@@ -16,7 +10,9 @@ rule segment:
         ],
         test=[path for s in TEST for path in case(s)[:-1]],
         sidecars=synthetic,
-        volumes=lambda wildcards: [v for path in synthetic(wildcards) for v in volumes(path)],
+        volumes=lambda wildcards: [
+            v for path in synthetic(wildcards) for v in volumes(path)
+        ],
     output:
         [f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz" for s in TEST],
         model=f"{RUN}/model.pt",
@@ -25,6 +21,13 @@ rule segment:
         f"{R}/logs/segment/{RUN_NAME}.log",
     benchmark:
         f"{R}/benchmarks/segment/{RUN_NAME}.tsv"
+    conda:
+        ENV
+    threads: config["compute"]["threads"]
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=720,
     params:
         code=code("segment"),
         section=section("segment"),
@@ -34,16 +37,11 @@ rule segment:
         train=lambda wildcards: TRAIN[: int(wildcards.k)],
         validation=["--validation", *VALIDATION] if VALIDATION else "",
         test=TEST,
-        samples=lambda wildcards, input: ["--samples", *input.sidecars] if input.sidecars else "",
+        samples=lambda wildcards, input: (
+            ["--samples", *input.sidecars] if input.sidecars else ""
+        ),
         results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
         out=lambda wildcards, output: str(Path(output.model).parent),
-    threads: config["compute"]["threads"]
-    resources:
-        gpu=1,
-        mem_mb=8000,
-        runtime=720,
-    conda:
-        ENV
     shell:
         "python -m tumorfab.segment --results {params.results} --train {params.train}"
         " {params.samples} {params.validation} --test {params.test} --label {params.label}"
@@ -61,13 +59,14 @@ rule score:
         f"{R}/logs/score/{RUN_NAME}.log",
     benchmark:
         f"{R}/benchmarks/score/{RUN_NAME}.tsv"
+    conda:
+        ENV
     params:
         code=code("score"),
         cases=lambda wildcards, input: [
-            f"--case {s} {p} {a}" for s, p, a in zip(TEST, input.predicted, input.annotated)
+            f"--case {s} {p} {a}"
+            for s, p, a in zip(TEST, input.predicted, input.annotated)
         ],
-    conda:
-        ENV
     shell:
         "python -m tumorfab.score {params.cases} --arm {wildcards.arm} --k {wildcards.k}"
         " --n {wildcards.n} --fold {wildcards.fold} --seed {wildcards.seed} --out {output}"
