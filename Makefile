@@ -1,10 +1,10 @@
-# make demo | test | lint | bench | lock: each sets up what it needs.
+# make demo | test | lint | lock: each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test lint lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -35,6 +35,9 @@ lock:
 	( echo '# Made by `make lock` with Python 3.11; what `make`, CI and envs/ install.'; \
 	  $(VENV)-lock/bin/python -m pip list --format=freeze --exclude tumorfab --exclude pip \
 	    --exclude setuptools | sed 's/+cpu$$//' ) > requirements.lock
+	( echo '# Made by `make lock`: the packages of requirements.lock.'; \
+	  printf 'channels: [conda-forge]\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n'; \
+	  sed -n 's/^[^#]/      - &/p' requirements.lock ) > envs/tumorfab.yaml
 	rm -rf $(VENV)-lock
 
 clean:

@@ -189,7 +189,7 @@ def test_a_real_study_is_accepted() -> None:
         ({"healthy": {"source": "bids"}}, "healthy.path is empty but healthy.source is 'bids'"),
         ({"annotated": BIDS["annotated"]}, "must both be demo, or neither"),
         ({"modalities": ["T1w", "FLAIR"]}, "modalities FLAIR: the demo has T1w and T2w only"),
-        ({"study": {"k": [2, 9]}}, "study.k asks for 9 training cases but split.train is 4"),
+        ({"study": {"k": [2, 9]}}, "study.k asks for 9 training cases, but split.train is 4"),
         ({"place": {"scale": [1.2, 0.8]}}, "place.scale is [1.2, 0.8]: the first must not exceed"),
         ({"preprocess": {"brain_volume_ml": [9, 1]}}, "preprocess.brain_volume_ml is [9, 1]"),
     ],
@@ -199,8 +199,19 @@ def test_contradictions_are_named(config: dict[str, Any], expected: str) -> None
 
 
 def test_a_split_file_lifts_the_limit_on_k() -> None:
-    config = validated({"study": {"k": [9]}, "split": {"file": "split.csv"}})
-    assert config["study"]["k"] == [9]
+    own = {
+        "healthy": {"source": "bids", "path": "a"},
+        "annotated": {"source": "brats", "path": "b"},
+        "study": {"k": [9]},
+    }
+    assert validated({**own, "split": {"file": "split.csv"}})["study"]["k"] == [9]
+    in_table = {**own, "annotated": {"source": "table", "path": "b.csv"}}
+    assert validated(in_table)["study"]["k"] == [9]
+
+
+def test_the_demo_takes_no_split_file() -> None:
+    with pytest.raises(InputError, match=r"split.file: the demo draws its split"):
+        validated({"split": {"file": "split.csv"}})
 
 
 # The configs that ship
@@ -211,6 +222,9 @@ def test_the_default_config_is_a_valid_demo() -> None:
     assert config["healthy"]["source"] == config["annotated"]["source"] == "demo"
     kept = config["split"]["train"] + config["split"]["validation"]
     assert config["demo"]["annotated"] > kept, "no case would be left to test on"
+    # Snakemake lays config.yaml under any --configfile: a value of its own would leak into studies
+    # that leave the key out and mean its default.
+    assert config == validated({})
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.name)

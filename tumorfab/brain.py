@@ -31,6 +31,8 @@ COARSE_MM = 4.0
 # The brain's centre lies about this far below the vertex; the crown, above the neck, this deep.
 DEPTH_MM = 75.0
 CROWN_MM = 100.0
+# Heads are smaller than MNI152, by this factor on average (in length).
+SIZE = 0.9
 # The true boundary is sought between these distances (mm) from the registered template's.
 BAND_MM = (-6.0, 8.0)
 # Bone against CSF, as a share of the brain's median intensity.
@@ -38,7 +40,7 @@ BONE = 0.2
 # Sulci narrower than this (mm) belong to the mask.
 SULCUS_MM = 8.0
 # How far (mm) around the brain the scan must agree with the template that nothing is there.
-AROUND_MM = 15.0
+AROUND_MM = 8.0
 # Weight of the template's boundary against the scan's, in the final one.
 TRUST = 0.3
 STRIPPED_ML = (400.0, 2600.0)
@@ -246,6 +248,7 @@ def _starts(head: Volume) -> list[sitk.AffineTransform]:
         for rise in (0.0, -15.0, 15.0):
             start = sitk.AffineTransform(3)
             start.SetCenter((origin * lps).tolist())
+            start.Scale(SIZE)
             start.Rotate(1, 2, np.deg2rad(pitch))
             start.SetTranslation(((centre + np.array([0, 0, rise]) - origin) * lps).tolist())
             starts.append(start)

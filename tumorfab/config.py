@@ -83,7 +83,8 @@ def _cross_check(config: dict[str, Any]) -> None:
                 f"config: modalities {', '.join(foreign)}: the demo has T1w and T2w only"
             )
     most = max(config["study"]["k"])
-    if not config["split"]["file"] and most > config["split"]["train"]:
+    drawn = not config["split"]["file"] and config["annotated"]["source"] != "table"
+    if drawn and most > config["split"]["train"]:
         raise InputError(
             f"config: study.k asks for {most} training cases, "
             f"but split.train is {config['split']['train']}"

@@ -11,6 +11,8 @@ from tumorfab.stage import InputError
 
 try:
     config = validated(config)
+    if workflow.is_main_process and not workflow.dryrun:
+        run_lock = plan.hold(config["results"])
     subjects = plan.subjects(config, workflow.is_main_process).set_index("subject")
 except InputError as error:
     sys.exit(f"error: {error}")
@@ -31,6 +33,13 @@ SETS = (
     f"{R}/fold-{{fold}}_k-{{k}}"  # everything made from one set of real training cases
 )
 ENV = "../../envs/tumorfab.yaml"
+
+
+onstart:
+    try:
+        plan.hold(R)
+    except InputError as error:
+        sys.exit(f"error: {error}")
 
 
 def section(name):

@@ -1,0 +1,301 @@
+"""Where the brain is: template-driven extraction from whole heads, a check for stripped scans.
+
+The template is ICBM 2009a symmetric (MNI152NLin2009aSym) as the nilearn package ships it (Fonov et
+al., NeuroImage 2011). Its brain mask and ours hold everything inside the skull: brain, ventricles
+and the CSF of the sulci.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from skimage.segmentation import watershed
+
+from tumorfab import register, volume
+from tumorfab.register import Mask
+from tumorfab.stage import InputError
+from tumorfab.volume import Grid, Image, Volume
+
+# BIDS label of the template.
+SPACE = "MNI152NLin2009aSym"
+
+# Extraction works on cubic voxels of this edge in mm, whatever the scan's are.
+WORK_MM = 2.0
+# Agreement with the template is measured at this resolution (mm).
+COARSE_MM = 4.0
+# The brain's centre lies about this far below the vertex; the crown, above the neck, this deep.
+DEPTH_MM = 75.0
+CROWN_MM = 100.0
+# The true boundary is sought between these distances (mm) from the registered template's.
+BAND_MM = (-6.0, 8.0)
+# Bone against CSF, as a share of the brain's median intensity.
+BONE = 0.2
+# Sulci narrower than this (mm) belong to the mask.
+SULCUS_MM = 8.0
+# How far (mm) around the brain the scan must agree with the template that nothing is there.
+AROUND_MM = 8.0
+# Weight of the template's boundary against the scan's, in the final one.
+TRUST = 0.3
+STRIPPED_ML = (400.0, 2600.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """MNI152: T1-weighted brain, tissue probabilities in 0..1 (0 outside the mask), mask. All
+    arrays are on the grid of `t1`."""
+
+    t1: Volume
+    csf: Image
+    gm: Image
+    wm: Image
+    mask: Mask
+
+    @cached_property
+    def distance(self) -> Image:
+        """Distance in mm to the edge of the mask, negative inside."""
+        return _distance(self.mask, self.t1.grid)
+
+
+@cache
+def template(mm: float = 1.0) -> Template:
+    """The template at 1 mm, or averaged over blocks of `mm`.
+
+    It is read from the installed nilearn package without importing that, which would take seconds.
+    Raises `InputError` where nilearn is not installed.
+    """
+    spec = importlib.util.find_spec("nilearn")
+    if spec is None or spec.origin is None:
+        raise InputError(
+            "nilearn: not installed, and it holds the MNI template; pip install nilearn"
+        )
+    name = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
+    folder = Path(spec.origin).parent / "datasets" / "data"
+    full = [volume.load(folder / name.format(kind)) for kind in ("t1", "gm", "wm")]
+    inside = Volume(full[0].data > 0, full[0].affine)
+    t1, grey, white, share = (register.shrunk(part, mm) for part in (*full, inside))
+    mask = share.data >= 0.5
+    gm, wm = (np.where(mask, tissue.data / 255, 0).astype(np.float32) for tissue in (grey, white))
+    csf = np.where(mask, np.clip(1 - gm - wm, 0, 1), 0).astype(np.float32)
+    return Template(t1, csf, gm, wm, mask)
+
+
+@dataclass(frozen=True, eq=False)
+class Extraction:
+    """A brain mask on the grid of the scan, the transform from template points to the scan's, and
+    the evidence: `overlap` is the Dice of the mask with the template's, `outside` the share of the
+    template's brain beyond the scan's field of view."""
+
+    mask: Mask
+    transform: sitk.AffineTransform
+    overlap: float
+    outside: float
+
+
+def extract(head: Volume, modality: str) -> Extraction:
+    """Find the brain in a whole head, in any orientation and with any amount of neck.
+
+    The template is registered to the head from several starts under the vertex; its mask then
+    gives way to the scan's own boundary within a band around it. Raises `InputError` when no head
+    stands out from the background.
+    """
+    work = on_work_grid(head)
+    found = align(work, _starts(work), modality)
+    return _extraction(head, refine(work, found), found)
+
+
+def locate(image: Volume, mask: Mask, modality: str) -> Extraction:
+    """Align the template to a scan that is stripped already, with the brain in `mask`."""
+    mni = template(COARSE_MM)
+    brain = Volume(mask, image.affine)
+    start = register.moments(Volume(mni.mask, mni.t1.affine), brain)
+    found = align(on_work_grid(image), [start], modality)
+    return _extraction(image, mask, found)
+
+
+def stripped(image: Volume) -> Mask:
+    """Brain mask of a scan whose background is exactly 0. Raises `InputError` for any other.
+
+    The message says what is wrong, not which file: the caller knows that.
+    """
+    share = np.count_nonzero(image.data == 0) / image.data.size
+    if share < 0.2:
+        raise InputError(
+            f"not skull-stripped: only {share:.0%} of its voxels are exactly 0; "
+            "strip the skull and set the background to 0, or set brain: registration"
+        )
+    mask = ndimage.binary_fill_holes(_largest(image.data != 0))
+    ml = float(mask.sum()) * image.grid.voxel_volume / 1000
+    if not STRIPPED_ML[0] <= ml <= STRIPPED_ML[1]:
+        raise InputError(
+            f"not a skull-stripped brain: {ml:.0f} ml of it are not 0, "
+            f"{STRIPPED_ML[0]:.0f} to {STRIPPED_ML[1]:.0f} are plausible; "
+            "strip the skull, or set brain: registration"
+        )
+    return mask
+
+
+def head_mask(image: Volume) -> Mask:
+    """The head without the air around it: bright voxels, the largest piece, holes filled."""
+    data = image.data
+    present = data[data > data.min()]
+    if present.size == 0:
+        raise InputError("is constant; export the scan again")
+    level = 0.5 * threshold_otsu(np.minimum(present, np.percentile(present, 99.5)))
+    bright = ndimage.binary_opening(data > level)
+    if not bright.any():
+        raise InputError("no head stands out from the background; check the scan")
+    return ndimage.binary_fill_holes(_largest(bright))
+
+
+def align(image: Volume, starts: list[sitk.AffineTransform], modality: str) -> sitk.AffineTransform:
+    """Template points to points of `image`: the best of several starts, then refined.
+
+    Once the scale is free, the brain's outline can run away to the scalp's, and with correlation it
+    does where the scalp is bright. So both metrics are tried from the best rigid pose, and the one
+    goes on that ends with the template's anatomy explaining more of the image.
+    """
+    mni = template(WORK_MM)
+    metrics = [register.CORRELATION, register.INFORMATION]
+    if modality != "T1w":
+        metrics = [register.INFORMATION]
+
+    def moved(
+        start: sitk.AffineTransform, metric: str, stages: tuple[str, ...], levels: tuple[float, ...]
+    ) -> sitk.AffineTransform:
+        return register.linear(mni.t1, image, mni.mask, start, metric, stages, levels).transform
+
+    def fit(transform: sitk.AffineTransform) -> float:
+        return agreement(image, transform, reach=0.0)
+
+    poses = [moved(start, metrics[0], register.STAGES[:1], (8.0,)) for start in starts]
+    pose = max(poses, key=fit)
+    scaled = [moved(pose, metric, register.STAGES[1:2], (8.0,)) for metric in metrics]
+    ends = [
+        moved(start, metric, register.STAGES[2:], register.LEVELS_MM)
+        for start, metric in zip(scaled, metrics, strict=True)
+    ]
+    return max(ends, key=fit)
+
+
+def agreement(image: Volume, transform: sitk.Transform, reach: float) -> float:
+    """How much of the image the template's anatomy explains, whatever the contrast: 0 to 1.
+
+    The multiple correlation coefficient of the image with the template's CSF, GM and WM maps, at
+    4 mm, up to `reach` mm outside the template's mask.
+    """
+    mni = template(COARSE_MM)
+    region = mni.distance < reach
+    coarse = register.shrunk(image, COARSE_MM)
+    values = volume.resample(coarse, mni.t1.grid, transform)[region].astype(np.float64)
+    if values.std() == 0:
+        return 0.0
+    tissues = (tissue[region] for tissue in (mni.csf, mni.gm, mni.wm))
+    design = np.column_stack([np.ones(values.size), *tissues])
+    weights, *_ = np.linalg.lstsq(design, values, rcond=None)
+    return float(np.sqrt(max(0.0, 1 - np.var(values - design @ weights) / values.var())))
+
+
+def refine(work: Volume, transform: sitk.AffineTransform) -> Mask:
+    """The brain of `work` (cubic voxels of `WORK_MM`), near the mask that the template brings.
+
+    Watershed on brightness, flooded from deep inside and from outside the band, parts brain from
+    scalp along the darkest surface between them, the skull; its bone is cut by a threshold, sulci
+    are closed, and the outcome is averaged with the template's own boundary as signed distances.
+    """
+    prior = _distance_to_template(work.grid, transform)
+    low, high = BAND_MM
+    core = prior < low
+    if not core.any():
+        raise InputError("the template lies outside the field of view; check orientation and brain")
+    smooth = ndimage.gaussian_filter(work.data, 0.5)
+    seeds = np.where(core, 1, np.where(prior > high, 2, 0))
+    basin = watershed(-smooth, seeds) == 1
+    tissue = basin & (work.data > BONE * np.median(work.data[core]))
+    ball = ndimage.generate_binary_structure(3, 2)
+    tissue = _largest(ndimage.binary_opening(tissue, ball)) | core
+    closed = _grown(_grown(tissue, work.grid, SULCUS_MM), work.grid, -SULCUS_MM) & basin
+    own = np.clip(_distance(closed, work.grid), low, -low)
+    edge = (1 - TRUST) * own + TRUST * np.clip(prior, low, -low)
+    return ndimage.binary_fill_holes(_largest(ndimage.gaussian_filter(edge, 1.0) < 0))
+
+
+def on_work_grid(image: Volume) -> Volume:
+    """`image` on cubic voxels of `WORK_MM` over the same field of view."""
+    grid = image.grid.coarsened(WORK_MM)
+    return Volume(volume.resample(image, grid), grid.affine)
+
+
+def _starts(head: Volume) -> list[sitk.AffineTransform]:
+    """Template points to points under the vertex of `head`, pitched and shifted up and down."""
+    points = np.argwhere(head_mask(head)) @ head.affine[:3, :3].T + head.affine[:3, 3]
+    vertex = np.percentile(points[:, 2], 99.9)
+    crown = points[points[:, 2] > vertex - CROWN_MM]
+    centre = np.percentile(crown, (2, 98), axis=0).mean(0)
+    centre[2] = vertex - DEPTH_MM
+    mni = template(COARSE_MM)
+    index = ndimage.center_of_mass(mni.mask)
+    origin = (mni.t1.affine @ [*index, 1.0])[:3]
+    lps = np.array([-1.0, -1.0, 1.0])
+    starts = []
+    for pitch in (0.0, -20.0, 20.0):
+        for rise in (0.0, -15.0, 15.0):
+            start = sitk.AffineTransform(3)
+            start.SetCenter((origin * lps).tolist())
+            start.Rotate(1, 2, np.deg2rad(pitch))
+            start.SetTranslation(((centre + np.array([0, 0, rise]) - origin) * lps).tolist())
+            starts.append(start)
+    return starts
+
+
+def _distance_to_template(grid: Grid, transform: sitk.AffineTransform) -> Image:
+    """Signed distance in template mm to the template's mask, negative inside, on `grid`."""
+    mni = template(WORK_MM)
+    # Resampling fills with 0 beyond the template's field of view: let 0 stand for far outside.
+    far = float(mni.distance.max())
+    shifted = Volume(mni.distance - far, mni.t1.affine)
+    back = sitk.AffineTransform(transform.GetInverse())
+    return (volume.resample(shifted, grid, back) + far).astype(np.float32)
+
+
+def _extraction(image: Volume, mask: Mask, transform: sitk.AffineTransform) -> Extraction:
+    """`mask` is on the grid of `image` or on its work grid."""
+    if mask.shape != image.data.shape:
+        work = image.grid.coarsened(WORK_MM)
+        share = volume.resample(Volume(mask.astype(np.float32), work.affine), image.grid)
+        mask = ndimage.binary_fill_holes(_largest(share > 0.5))
+    prior = _distance_to_template(image.grid, transform) < 0
+    overlap = (
+        2 * np.count_nonzero(prior & mask) / (np.count_nonzero(prior) + np.count_nonzero(mask))
+    )
+    mni = template(COARSE_MM)
+    view = register.shrunk(Volume(np.ones(image.data.shape, np.float32), image.affine), COARSE_MM)
+    seen = volume.resample(view, mni.t1.grid, transform)[mni.mask] >= 0.5
+    return Extraction(mask, transform, float(overlap), float(1 - seen.mean()))
+
+
+def _distance(mask: Mask, grid: Grid) -> Image:
+    """Signed distance in mm to the edge of `mask`, negative inside."""
+    outside = ndimage.distance_transform_edt(~mask, sampling=grid.spacing)
+    return (outside - ndimage.distance_transform_edt(mask, sampling=grid.spacing)).astype(
+        np.float32
+    )
+
+
+def _grown(mask: Mask, grid: Grid, mm: float) -> Mask:
+    """`mask` dilated by a ball of `mm`, or eroded where `mm` is negative."""
+    if mm < 0:
+        return ndimage.distance_transform_edt(mask, sampling=grid.spacing) > -mm
+    return ndimage.distance_transform_edt(~mask, sampling=grid.spacing) <= mm
+
+
+def _largest(mask: Mask) -> Mask:
+    """The largest connected piece of `mask` (faces touching)."""
+    pieces, count = ndimage.label(mask)
+    if count == 0:
+        return mask
+    return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])

@@ -1,0 +1,66 @@
+"""Checkpoints from which a killed training goes on as if nothing had happened.
+
+A checkpoint carries a fingerprint of everything that shapes the run. One of another run, or one
+that does not load, is never continued from.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tumorfab.stage import InputError, atomic
+
+
+def fingerprint(*what: Any) -> str:
+    """Hash of JSON-ready values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def save(path: Path, run: str, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, lists, dicts) atomically, stamped with `run`."""
+    with atomic(path) as temporary:
+        torch.save({"run": run, "state": state}, temporary)
+
+
+def resume(path: Path, run: str) -> dict[str, Any] | None:
+    """The state saved by the same run, or None when there is nothing to go on from."""
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken file
+        print(f"{path}: unreadable ({type(error).__name__}); starting over", file=sys.stderr)
+        return None
+    if content.get("run") != run:
+        print(f"{path}: belongs to another run; starting over", file=sys.stderr)
+        return None
+    print(f"{path}: going on from step {content['state']['step']}", file=sys.stderr, flush=True)
+    return dict(content["state"])
+
+
+def load_model(path: Path, kind: str, modalities: list[str]) -> dict[str, Any]:
+    """A finished model. Raises `InputError` when unreadable, of another kind or modalities."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{path}: not a readable model ({type(error).__name__}); train it again"
+        ) from None
+    if content.get("kind") != kind:
+        raise InputError(f"{path}: is not a {kind} of tumorfab")
+    if content["modalities"] != modalities:
+        raise InputError(
+            f"{path}: was trained on {', '.join(content['modalities'])}, "
+            f"not on {', '.join(modalities)}"
+        )
+    return dict(content)
+
+
+def save_model(path: Path, kind: str, modalities: list[str], **content: Any) -> None:
+    """Write a finished model atomically; `load_model` reads it without running foreign code."""
+    with atomic(path) as temporary:
+        torch.save({"kind": kind, "modalities": modalities, **content}, temporary)

@@ -1,0 +1,44 @@
+"""The `tumorfab` command: the stages by name, for people. `tumorfab place --help` and so on."""
+
+import importlib
+import sys
+
+from tumorfab import __version__, stage
+
+STAGES = {
+    "demo": "make one subject of the embedded phantom cohort",
+    "ingest": "find and check the scans of both cohorts",
+    "preprocess": "bias field, brain extraction, registration of one subject",
+    "template": "align the MNI template to the analysis space",
+    "standardise": "bring one subject to the analysis space; tissue maps",
+    "bank": "collect the tumours of the training cases",
+    "place": "TF-Aug: coarse tumours in one healthy brain",
+    "train_refiner": "TF-GAN: train the refiner",
+    "refine": "TF-GAN: refine coarse samples",
+    "segment": "train and apply one downstream segmentation network",
+    "score": "Dice of one run",
+    "report": "tables and HTML page of the study",
+}
+
+
+def main() -> None:
+    """Run the stage that the first argument names."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--version"]:
+        print(__version__)
+        return
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: tumorfab STAGE [OPTION ...]\n\nstages (tumorfab STAGE --help):")
+        for name, what in STAGES.items():
+            print(f"  {name:14} {what}")
+        print("\nThe whole study is run by: snakemake --cores all")
+        return
+    name = arguments[0].replace("-", "_")
+    if name not in STAGES:
+        sys.exit(f"error: no stage {arguments[0]!r}; the stages are {', '.join(STAGES)}")
+    module = importlib.import_module(f"tumorfab.{name}")
+    stage.run(module.main, arguments[1:])
+
+
+if __name__ == "__main__":
+    main()

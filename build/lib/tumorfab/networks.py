@@ -1,0 +1,21 @@
+"""The one network shape that every stage builds on."""
+
+from monai.networks.nets import SegResNet
+
+
+def backbone(inputs: int, outputs: int, channels: int, levels: int = 3) -> SegResNet:
+    """A small residual encoder-decoder at full resolution (Myronenko 2018, without the VAE).
+
+    `channels` (a multiple of 4) doubles at each of `levels`; input sizes are multiples of
+    2^(levels - 1). Upsampling is by interpolation: transposed convolutions leave a checkerboard,
+    and a checkerboard that only synthetic lesions carry is a label in itself.
+    """
+    return SegResNet(
+        init_filters=channels,
+        in_channels=inputs,
+        out_channels=outputs,
+        norm=("GROUP", {"num_groups": 4}),
+        blocks_down=(1,) * levels,
+        blocks_up=(1,) * (levels - 1),
+        upsample_mode="nontrainable",
+    )

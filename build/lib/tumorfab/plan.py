@@ -1,0 +1,180 @@
+"""What the Snakefile must know before any job runs: the subjects, the samples, the runs.
+
+Also `code`, by which a rule notices that its stage's program changed.
+"""
+
+import ast
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tumorfab import ingest
+from tumorfab.stage import InputError, read_json, write_json
+
+PACKAGE = Path(__file__).parent
+DEMO_SUFFIX = {"T1w": "t1n", "T1c": "t1c", "T2w": "t2w", "FLAIR": "t2f"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One downstream training; its name is its folder."""
+
+    arm: str
+    k: int
+    n: int
+    seed: int
+    fold: int = 0
+
+    def __str__(self) -> str:
+        return f"arm-{self.arm}_k-{self.k}_n-{self.n}_fold-{self.fold}_seed-{self.seed}"
+
+
+def runs(config: dict[str, Any]) -> list[Run]:
+    """Every downstream training of the study. The arm `real` has no synthetic samples: n is 0."""
+    study = config["study"]
+    return [
+        Run(arm, k, n, seed)
+        for arm in study["arms"]
+        for k in study["k"]
+        for n in ([0] if arm == "real" else study["n"])
+        for seed in study["seeds"]
+    ]
+
+
+def draws_per_host(config: dict[str, Any], hosts: int) -> int:
+    """Samples that each host gets so that the largest run of the study has enough."""
+    most = max(config["study"]["n"]) * max(config["study"]["k"])
+    return -(-most // hosts)
+
+
+def samples(hosts: list[str], count: int) -> list[tuple[str, int]]:
+    """The first `count` samples as (host, number): every host once before any host twice, so that a
+    smaller study is a prefix of a larger one."""
+    return [(hosts[i % len(hosts)], i // len(hosts)) for i in range(count)]
+
+
+def shard(subject: str, shards: int) -> int:
+    """Which of `shards` jobs a subject belongs to; does not change when subjects come or go."""
+    return zlib.crc32(subject.encode()) % shards
+
+
+def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
+    """The table of checked subjects, as `ingest` writes it.
+
+    The demo's cohort is known from the config; its files are checked by a rule once they are made.
+    Any other cohort is checked here, before anything runs, and again only when a file or a setting
+    changed. Raises `InputError` with every problem of the cohorts.
+    """
+    if config["healthy"]["source"] == "demo":
+        return _demo_subjects(config)
+    folder = Path(config["results"]) / "cohort"
+    table, skipped, record = (folder / n for n in ("subjects.tsv", "skipped.tsv", "ingest.json"))
+    params = ingest_params(config)
+    if main_process:  # jobs of this workflow read the table that it was planned with
+        state = {"params": params, "files": ingest.fingerprint(params)}
+        if not (table.exists() and record.exists() and read_json(record) == state):
+            ingest.main(
+                [
+                    "--params",
+                    json.dumps(params),
+                    "--subjects",
+                    str(table),
+                    "--skipped",
+                    str(skipped),
+                ]
+            )
+            write_json(record, state)
+    found = ingest.read_subjects(table)
+    have = int((found["role"] == "train").sum())
+    if max(config["study"]["k"]) > have:
+        raise InputError(
+            f"config: study.k asks for {max(config['study']['k'])} training cases, "
+            f"the split has {have}"
+        )
+    return found
+
+
+def ingest_params(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of the config that `ingest` depends on, demo folders filled in."""
+    params = {
+        key: config[key]
+        for key in ("seed", "modalities", "healthy", "annotated", "ingest", "split")
+    }
+    if config["healthy"]["source"] == "demo":
+        demo = Path(config["results"]) / "demo"
+        params["healthy"] = {**config["healthy"], "path": str(demo / "healthy")}
+        params["annotated"] = {**config["annotated"], "path": str(demo / "annotated")}
+    return params
+
+
+def _demo_subjects(config: dict[str, Any]) -> pd.DataFrame:
+    from tumorfab.demo import names  # not needed by any other cohort
+
+    demo = Path(config["results"]) / "demo"
+    healthy, annotated = names(config["demo"]["healthy"], config["demo"]["annotated"])
+    by_subject = {name.replace("-", ""): name for name in annotated}
+    split = config["split"]
+    roles = ingest.draw_split(config["seed"], by_subject, split["train"], split["validation"])
+    rows = []
+    for name in healthy:
+        stem = demo / "healthy" / f"sub-{name}" / "anat" / f"sub-{name}"
+        files = {m: f"{stem}_{m}.nii.gz" for m in config["modalities"]}
+        rows.append({"subject": name, "cohort": "healthy", "role": "host", "source_id": name,
+                     "licence": config["healthy"]["licence"], **files, "seg": ""})  # fmt: skip
+    for subject, role in roles.items():
+        name = by_subject[subject]
+        stem = demo / "annotated" / name / name
+        files = {m: f"{stem}-{DEMO_SUFFIX[m]}.nii.gz" for m in config["modalities"]}
+        rows.append({"subject": subject, "cohort": "annotated", "role": role, "source_id": name,
+                     "licence": config["annotated"]["licence"], **files,
+                     "seg": f"{stem}-seg.nii.gz"})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@cache
+def code(stage: str, *files: str) -> str:
+    """Hash of a stage's program: the module, every module of this package that it imports, and the
+    other `files` of the package that it reads.
+
+    As a rule's parameter it re-runs the stage when its code changes, and only then: comments,
+    docstrings, formatting and file times do not count.
+    """
+    if not (PACKAGE / f"{stage}.py").exists():
+        raise ValueError(f"no stage {stage}")
+    seen: dict[str, str] = {}
+    _collect(stage, seen)
+    seen |= {name: (PACKAGE / name).read_text(encoding="utf-8") for name in files}
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _collect(module: str, seen: dict[str, str]) -> None:
+    path = PACKAGE / f"{module}.py"
+    if module in seen or not path.exists():
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "tumorfab":
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tumorfab."):
+            imported.add((node.module or "").split(".")[1])
+        elif isinstance(node, ast.Import):
+            imported |= {a.name.split(".")[1] for a in node.names if a.name.startswith("tumorfab.")}
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+            and isinstance(body[0].value.value, str)
+        ):
+            node.body = body[1:]  # type: ignore[attr-defined]
+    seen[module] = ast.dump(tree)
+    for name in sorted(imported):
+        _collect(name, seen)

@@ -1,0 +1,228 @@
+"""Native-space preprocessing of one subject: bias field, brain mask, alignment to MNI152.
+
+It knows nothing of the analysis space, so that a new annotated case re-registers no healthy scan.
+`standardise` brings the outcome to that space.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from tumorfab import brain, register, volume
+from tumorfab.register import Mask
+from tumorfab.stage import InputError, atomic, run, write_json
+from tumorfab.volume import Volume
+
+Images = dict[str, tuple[Path, Volume]]
+
+
+@dataclass(frozen=True, eq=False)
+class Corrected:
+    """A bias-corrected image and the lowest and highest bias inside the mask."""
+
+    image: Volume
+    bias: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What is written of one subject; `transforms` (template points to native points) and the mask
+    are by modality and on the grid of the reference."""
+
+    images: dict[str, Corrected]
+    mask: Mask
+    transforms: dict[str, sitk.AffineTransform]
+    evidence: dict[str, Any]
+
+
+def correct_bias(image: Volume, mask: Mask, shrink_mm: float) -> Corrected:
+    """Divide `image` by its N4 bias field (Tustison et al., IEEE TMI 2010).
+
+    The field is estimated inside `mask` on voxels of about `shrink_mm` and applied at full
+    resolution. Outside the mask, where nothing holds it, it stays within its range inside; its
+    geometric mean inside is 1, so brightness is kept. Zero voxels stay zero.
+    """
+    factors = np.maximum(1, np.rint(shrink_mm / image.grid.spacing)).astype(int).tolist()
+    usable = mask & (image.data > 0)
+    full = volume.to_sitk(Volume(image.data.astype(np.float32, copy=False), image.affine))
+    where = volume.to_sitk(Volume(usable.astype(np.uint8), image.affine))
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    # One thread: see `register`.
+    n4.SetNumberOfThreads(1)
+    n4.SetNumberOfWorkUnits(1)
+    n4.SetMaximumNumberOfIterations([30, 30, 30])
+    n4.Execute(sitk.Shrink(full, factors), sitk.Shrink(where, factors))
+    log_field = volume.from_sitk(n4.GetLogBiasFieldAsImage(full)).data
+    inside = log_field[usable]
+    log_field = np.clip(log_field, inside.min(), inside.max()) - inside.mean()
+    low, high = np.exp(log_field[usable].min()), np.exp(log_field[usable].max())
+    corrected = (image.data / np.exp(log_field)).astype(np.float32)
+    return Corrected(Volume(corrected, image.affine), (float(low), float(high)))
+
+
+def preprocess_healthy(images: Images, method: str, params: dict[str, Any]) -> Outcome:
+    """Healthy scans, whole heads (`method` registration) or stripped ones (none).
+
+    The first image is the reference: its brain is found, the others follow it rigidly.
+    Raises `InputError` that names the file when a check fails.
+    """
+    shrink = params["n4_shrink_mm"]
+    (reference, (path, scan)), *others = images.items()
+    found, rough = _find_brain(path, scan, reference, method, shrink)
+    ml = float(found.mask.sum()) * scan.grid.voxel_volume / 1000
+    low, high = params["brain_volume_ml"]
+    if not low <= ml <= high:
+        raise InputError(
+            f"{path}: its brain measures {ml:.0f} ml, {low:g} to {high:g} are plausible; look at "
+            "the "
+            "scan and leave it out, or widen preprocess.brain_volume_ml"
+        )
+    corrected = {reference: correct_bias(scan, found.mask, shrink)}
+    transforms = {reference: found.transform}
+    masks = {reference: found.mask}
+    for modality, (_, other) in others:
+        start = sitk.AffineTransform(3)
+        cleaned = _in_head(other, method, shrink)
+        moved = register.linear(rough, cleaned, found.mask, start, register.INFORMATION, ("rigid",))
+        transforms[modality] = register.compose(found.transform, moved.transform)
+        masks[modality] = _carried(found.mask, scan, other, moved.transform)
+        corrected[modality] = correct_bias(other, masks[modality], shrink)
+    agreement = {
+        modality: brain.agreement(
+            Volume(np.where(masks[modality], corrected[modality].image.data, 0), image.affine),
+            transforms[modality],
+            reach=brain.AROUND_MM,
+        )
+        for modality, (_, image) in images.items()
+    }
+    for modality, value in agreement.items():
+        if value < params["min_correlation"]:
+            raise InputError(
+                f"{images[modality][0]}: its registration to the template failed (correlation "
+                f"{value:.2f}, {params['min_correlation']:g} is needed); check that it is a "
+                f"{modality} of a whole brain with a correct orientation, or leave the subject out"
+            )
+    evidence = {
+        "brain_volume_ml": ml,
+        "correlation_with_template": agreement,
+        "dice_with_template_mask": found.overlap,
+        "template_brain_outside_view": found.outside,
+        "checks_passed": ["brain_volume_ml", "min_correlation"],
+    }
+    return Outcome(corrected, found.mask, transforms, evidence)
+
+
+def preprocess_annotated(images: Images, shrink_mm: float) -> Outcome:
+    """Annotated scans: stripped and on one grid already, so that only the bias field is removed."""
+    (first, scan), *others = images.values()
+    mask = _stripped(first, scan)
+    for path, other in others:
+        _stripped(path, other)
+        if not other.grid.matches(scan.grid):
+            raise InputError(f"{path}: is on another grid than {first}; resample it onto that grid")
+    corrected = {
+        modality: correct_bias(image, mask, shrink_mm) for modality, (_, image) in images.items()
+    }
+    ml = float(mask.sum()) * scan.grid.voxel_volume / 1000
+    return Outcome(
+        corrected, mask, {}, {"brain_volume_ml": ml, "checks_passed": ["stripped", "grid"]}
+    )
+
+
+def _find_brain(
+    path: Path, scan: Volume, modality: str, method: str, shrink: float
+) -> tuple[brain.Extraction, Volume]:
+    """The brain of the reference, and that scan with the bias field of the whole head removed."""
+    try:
+        if method == "none":
+            mask = brain.stripped(scan)
+            rough = _in_head(scan, method, shrink)
+            return brain.locate(rough, mask, modality), rough
+        rough = _in_head(scan, method, shrink)
+        return brain.extract(rough, modality), rough
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _in_head(scan: Volume, method: str, shrink: float) -> Volume:
+    """`scan` without the bias that registration would stumble over, which a coarse field shows."""
+    mask = scan.data != 0 if method == "none" else brain.head_mask(scan)
+    return correct_bias(scan, mask, 2 * shrink).image
+
+
+def _stripped(path: Path, scan: Volume) -> Mask:
+    try:
+        return brain.stripped(scan)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _carried(
+    mask: Mask, reference: Volume, other: Volume, transform: sitk.AffineTransform
+) -> NDArray[np.bool_]:
+    """`mask` of the reference on the grid of another modality (`transform`: reference to it)."""
+    back = sitk.AffineTransform(transform.GetInverse())
+    share = Volume(mask.astype(np.float32), reference.affine)
+    return volume.resample(share, other.grid, back) >= 0.5
+
+
+def _write(out: Path, subject: str, outcome: Outcome) -> None:
+    stem = f"{out}/sub-{subject}"
+    reference = next(iter(outcome.images.values())).image
+    for modality, corrected in outcome.images.items():
+        image = corrected.image
+        volume.save(f"{stem}_desc-N4_{modality}.nii.gz", image.data, image.affine)
+    volume.save(f"{stem}_desc-brain_mask.nii.gz", outcome.mask, reference.affine)
+    for modality, transform in outcome.transforms.items():
+        name = f"{stem}_from-{modality}_to-{brain.SPACE}_mode-image_xfm.txt"
+        with atomic(name) as temporary:
+            sitk.WriteTransform(transform, str(temporary))
+    write_json(f"{stem}_desc-preproc.json", outcome.evidence)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tumorfab.preprocess", description=main.__doc__)
+    parser.add_argument("--subject", required=True)
+    parser.add_argument("--cohort", choices=["healthy", "annotated"], required=True)
+    parser.add_argument(
+        "--image", action="append", required=True, metavar="MODALITY=PATH", help="first: reference"
+    )
+    parser.add_argument("--brain", choices=["registration", "none"], required=True)
+    parser.add_argument("--params", type=json.loads, required=True, help="config section (JSON)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Remove the bias field, find the brain and align it to MNI152."""
+    args = _parser().parse_args(argv)
+    images: Images = {}
+    for item in args.image:
+        modality, _, path = item.partition("=")
+        images[modality] = Path(path), volume.load(path)
+    try:
+        if args.cohort == "annotated":
+            if args.brain != "none":
+                raise InputError("--brain: annotated cases must be stripped already; give none")
+            outcome = preprocess_annotated(images, args.params["n4_shrink_mm"])
+        else:
+            outcome = preprocess_healthy(images, args.brain, args.params)
+    except InputError as error:
+        raise InputError(f"sub-{args.subject}: {error}") from None
+    outcome.evidence.update(
+        subject=args.subject,
+        cohort=args.cohort,
+        brain=args.brain,
+        bias_field={modality: c.bias for modality, c in outcome.images.items()},
+    )
+    _write(args.out, args.subject, outcome)
+
+
+if __name__ == "__main__":
+    run(main)

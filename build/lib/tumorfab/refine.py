@@ -1,0 +1,94 @@
+"""Refiner inference: coarse samples in, refined samples out, one tumour-centred window each.
+
+Outside the refiner's support the coarse sample's voxels, hence the host's, are written back bit for
+bit.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tumorfab import __version__, checkpoint, gpu, refiner, stage
+from tumorfab.train_refiner import tissue_relative
+from tumorfab.volume import Image, Labels, lattice, load_grid, load_on, save
+
+MARGIN = 12  # voxels: the support reaches 3, the rest is context for the network
+
+
+def load_generator(path: Path, modalities: list[str], device: torch.device) -> refiner.Generator:
+    """The trained generator. Raises `InputError` when it is foreign or of other modalities."""
+    content = checkpoint.load_model(path, "refiner", modalities)
+    generator = refiner.Generator(len(modalities), content["channels"])
+    generator.load_state_dict(content["weights"])
+    return generator.to(device).eval()
+
+
+@torch.no_grad()
+def refine(
+    generator: refiner.Generator, images: list[Image], labels: Labels, references: list[list[float]]
+) -> list[Image]:
+    """Refine one sample. `images` per modality (I, J, K) in image units; `labels` (I, J, K)."""
+    device = next(generator.parameters()).device
+    where = np.argwhere(labels > 0)
+    low = np.maximum(where.min(0) - MARGIN, 0)
+    high = np.minimum(where.max(0) + 1 + MARGIN, labels.shape)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    relative = np.stack(tissue_relative([image[box] for image in images], references))
+    size = relative.shape[1:]
+    padded = [(0, 0)] + [(0, -n % 4) for n in size]  # three levels halve twice
+    x = torch.from_numpy(np.pad(relative, padded))[None].to(device)
+    y = torch.from_numpy(np.pad(labels[box], padded[1:]).astype(np.int64))[None].to(device)
+    change = (generator(x, y) - x)[0].cpu().numpy()[(slice(None), *(slice(0, n) for n in size))]
+    refined = []
+    for image, residual, (_, scale) in zip(images, change, references, strict=True):
+        limit = 32767 * lattice(image)  # what the file holds without moving the other voxels
+        result = image.copy()
+        # Adding the change, which is exactly 0 outside the support, leaves the rest bit-identical.
+        result[box] = np.clip(image[box] + scale * residual, -limit, limit)
+        refined.append(result)
+    return refined
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line of the stage: one shard of samples in one process."""
+    parser = argparse.ArgumentParser(prog="tumorfab refine", description=__doc__.splitlines()[0])
+    parser.add_argument("--refiner", type=Path, required=True, help="refiner.pt")
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="sidecars (.json) of the coarse samples",
+    )
+    parser.add_argument("--modality", nargs="+", required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args(argv)
+    digest = hashlib.sha256(args.refiner.read_bytes()).hexdigest()
+    with gpu.device(args.threads) as device:
+        generator = load_generator(args.refiner, args.modality, device)
+        for sidecar in stage.progress(args.samples, "refining"):
+            record = stage.read_json(sidecar)
+            coarse, refined_name = sidecar.stem, sidecar.stem.replace("_desc-coarse", "_desc-tf")
+            dseg = sidecar.with_name(f"{coarse}_dseg.nii.gz")
+            grid = load_grid(dseg)
+            labels = load_on(dseg, grid, labels=True)
+            images = [
+                load_on(sidecar.with_name(f"{coarse}_{m}.nii.gz"), grid) for m in args.modality
+            ]
+            references = [record["reference"][m] for m in args.modality]
+            for modality, image in zip(
+                args.modality, refine(generator, images, labels, references), strict=True
+            ):
+                save(sidecar.with_name(f"{refined_name}_{modality}.nii.gz"), image, grid.affine)
+            save(sidecar.with_name(f"{refined_name}_dseg.nii.gz"), labels, grid.affine)
+            stage.write_json(
+                sidecar.with_name(f"{refined_name}.json"),
+                {**record, "coarse": coarse, "refiner_sha256": digest, "tumorfab": __version__},
+            )
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,203 @@
+"""TF-GAN: networks and losses, no I/O. Our reading of Dong et al. 2025 (arXiv 2511.18654).
+
+The paper's second stage is a generative refiner with a dual-head discriminator and class-wise
+perceptual guidance; how they are built is not in its abstract. Here: the generator adds a residual
+under a soft support around the tumour; one discriminator trunk tells real from refined patch by
+patch and names the tumour class of every voxel; the features of a frozen segmentation encoder,
+pooled per class, are pulled towards those of real tumours. All images are tissue-relative
+(`contrast.py`), so that no scanner shows.
+
+Shapes: images (B, M, I, J, K) float32, labels (B, I, J, K) int64 in 0..3.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.blocks import Convolution
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
+
+from tumorfab.networks import backbone
+
+CLASSES = 4  # background, NCR, ED, ET
+
+
+def one_hot(labels: torch.Tensor) -> torch.Tensor:
+    """(B, I, J, K) integer labels to (B, 4, I, J, K) float."""
+    return functional.one_hot(labels, CLASSES).movedim(-1, 1).float()
+
+
+def support(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Where the refiner may act: (B, 1, I, J, K) in 0..1, 1 in the tumour, falling to exactly 0
+    within 3 voxels of it and outside the brain (images exactly 0 in every modality)."""
+    tumour = (labels > 0).float()[:, None]
+    near = functional.max_pool3d(tumour, 5, stride=1, padding=2)
+    # Mean of nine tenths rather than a Gaussian: its reach is finite, so the outside stays exact.
+    soft = functional.avg_pool3d(near, 3, stride=1, padding=1)
+    return soft * (images != 0).any(1, keepdim=True)
+
+
+class Generator(nn.Module):
+    """Coarse image and label to refined image; starts as the identity."""
+
+    def __init__(self, modalities: int, channels: int) -> None:
+        super().__init__()
+        self.network = backbone(modalities + CLASSES, modalities, channels)
+        last = self.network.conv_final[2].conv
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Refined images; equal to `images` wherever `support` is 0."""
+        residual = self.network(torch.cat([images, one_hot(labels)], 1))
+        return images + support(images, labels) * residual
+
+
+class Discriminator(nn.Module):
+    """One trunk, two heads: real/fake per patch of 4 voxels, tumour class per voxel.
+
+    It sees images only, never the label: a discriminator given the label could call a refined
+    tumour fake for its shape, which the generator cannot change.
+    """
+
+    def __init__(self, modalities: int, channels: int) -> None:
+        super().__init__()
+
+        def block(inputs: int, outputs: int, strides: int) -> nn.Module:
+            unit = Convolution(
+                3,
+                inputs,
+                outputs,
+                strides=strides,
+                norm=None,
+                act=("leakyrelu", {"negative_slope": 0.2}),
+            )
+            unit.conv = spectral_norm(unit.get_submodule("conv"))  # Miyato et al. 2018
+            return unit
+
+        self.fine = block(modalities, channels, 1)
+        self.middle = block(channels, 2 * channels, 2)
+        self.deep = nn.Sequential(
+            block(2 * channels, 4 * channels, 2), block(4 * channels, 4 * channels, 1)
+        )
+        self.real = spectral_norm(nn.Conv3d(4 * channels, 1, 3, padding=1))
+        self.classes = nn.Sequential(
+            block(7 * channels, channels, 1), nn.Conv3d(channels, CLASSES, 1)
+        )
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Real/fake logits (B, 1, I/4, J/4, K/4) and class logits (B, 4, I, J, K)."""
+        fine = self.fine(images)
+        middle = self.middle(fine)
+        deep = self.deep(middle)
+        levels = [fine] + [
+            functional.interpolate(x, size=fine.shape[2:], mode="trilinear") for x in (middle, deep)
+        ]
+        return self.real(deep), self.classes(torch.cat(levels, 1))
+
+
+def hinge(
+    real: torch.Tensor | None, fake: torch.Tensor | None, weight: torch.Tensor
+) -> torch.Tensor:
+    """Hinge loss of the discriminator (Lim & Ye 2017) on one side, averaged under `weight`.
+
+    `weight` (B, 1, I, J, K) is the support: away from the tumour real and refined differ by scanner
+    alone, which the generator cannot and must not learn to change.
+    """
+    logits = real if real is not None else fake
+    assert logits is not None
+    loss = functional.relu(1 - logits) if real is not None else functional.relu(1 + logits)
+    return weighted_mean(loss, weight)
+
+
+def pooled(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`value` (B, C, I, J, K) averaged down to the spatial size of `like`."""
+    i, j, k = like.shape[2:]
+    return functional.adaptive_avg_pool3d(value, (i, j, k))
+
+
+def weighted_mean(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Mean of `value` (B, C, ...) under `weight` (B, 1, I, J, K), pooled to the value's size."""
+    weight = pooled(weight, value)
+    return (value * weight).sum() / (weight.sum() * value.shape[1]).clamp_min(1e-6)
+
+
+def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of the class head, each class of the batch weighing the same."""
+    counts = one_hot(labels).sum((0, 2, 3, 4))
+    weights = torch.where(counts > 0, labels.numel() / (CLASSES * counts.clamp_min(1)), 0.0)
+    return functional.cross_entropy(logits, labels, weight=weights)
+
+
+class ClassStatistics(nn.Module):
+    """Running statistics of real tumours' features, per encoder level and class, and the pull
+    towards them.
+
+    Per class the features are pooled under the label to their mean and standard deviation over the
+    voxels. Real cases update the statistics; refined ones are drawn to them, by the absolute
+    difference in units of the spread between real patches (so a feature that varies among real
+    tumours binds loosely).
+    """
+
+    seen: torch.Tensor
+
+    def __init__(self, widths: Sequence[int], momentum: float = 0.95) -> None:
+        super().__init__()
+        self.momentum = momentum
+        for level, width in enumerate(widths):
+            self.register_buffer(f"mean{level}", torch.zeros(CLASSES, 2 * width))
+            self.register_buffer(f"square{level}", torch.zeros(CLASSES, 2 * width))
+        self.register_buffer("seen", torch.zeros(CLASSES))
+
+    @staticmethod
+    def per_class(
+        features: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(4, 2 C) mean and sd of the features per class over the batch, and (4,) which classes are
+        there (at least 8 voxels at this level)."""
+        share = pooled(one_hot(labels), features).transpose(0, 1)
+        share = share.flatten(1)
+        values = features.transpose(0, 1).flatten(1)
+        total = share.sum(1)
+        mean = share @ values.T / total.clamp_min(1e-6)[:, None]
+        square = share @ (values**2).T / total.clamp_min(1e-6)[:, None]
+        sd = (square - mean**2).clamp_min(1e-6).sqrt()
+        return torch.cat([mean, sd], 1), total >= 8
+
+    @torch.no_grad()
+    def update(self, features: Sequence[torch.Tensor], labels: torch.Tensor) -> None:
+        """Take in one batch of real patches."""
+        there = self.per_class(features[0], labels)[1]
+        # The first batches weigh as a plain mean, so that the start is not pulled towards zero.
+        rate = torch.maximum(1 / (self.seen + 1), torch.tensor(1 - self.momentum).to(self.seen))
+        rate = (rate * there)[:, None]
+        for level, feature in enumerate(features):
+            values = self.per_class(feature, labels)[0]
+            mean, square = getattr(self, f"mean{level}"), getattr(self, f"square{level}")
+            mean.lerp_(values, rate)
+            square.lerp_(values**2, rate)
+        self.seen += there
+
+    def distance(self, features: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        """Class-wise distance of a batch to the real statistics, tumour classes only."""
+        total = features[0].new_zeros(())
+        for level, feature in enumerate(features):
+            values, there = self.per_class(feature, labels)
+            mean, square = getattr(self, f"mean{level}"), getattr(self, f"square{level}")
+            spread = (square - mean**2).clamp_min(0).sqrt() + 0.1 * mean.abs() + 1e-2
+            use = there & (self.seen > 0)
+            use[0] = False
+            gap = ((values - mean).abs() / spread).clamp_max(10).mean(1)
+            total = total + (gap * use).sum() / use.sum().clamp_min(1)
+        return total / len(features)
+
+
+def content(refined: torch.Tensor, coarse: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Low-frequency fidelity: mean square difference of the 4-voxel averages under the support.
+
+    The coarse tumour already has the right mean intensities; the refiner may change texture and
+    transitions, not turn one tissue into another. Squared, not absolute: the slope of an absolute
+    difference at 0 outweighs the other terms and pins the residual there.
+    """
+    return weighted_mean(functional.avg_pool3d(refined - coarse, 4) ** 2, weight)

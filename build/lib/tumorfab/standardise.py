@@ -1,0 +1,127 @@
+"""Bring one preprocessed subject to the analysis grid: one interpolation, one intensity scale.
+
+Healthy scans travel through the template; annotated ones lie on the grid already, and where the
+analysis grid is their own, their voxels are not interpolated. Normalisation is the same for both.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from tumorfab import brain, register, tissue, volume
+from tumorfab.stage import InputError, run, write_json
+from tumorfab.template import transform_path
+from tumorfab.volume import Grid, Image, Labels, Volume
+
+LABELS = frozenset({0, 1, 2, 3, 4})
+
+
+def normalise(image: NDArray, mask: NDArray[np.bool_]) -> tuple[Image, dict[str, float]]:
+    """Centre the brain of `image` on its median and divide it by its interquartile range.
+
+    Returns the image, float32 and exactly 0 outside `mask`, and `{"centre", "scale"}`: inside the
+    mask, original = image * scale + centre. The scale is that of a normal distribution with the
+    same interquartile range, which neither a tumour nor sulcal CSF moves much. Raises `ValueError`
+    when the mask is empty or half of it has one value.
+    """
+    if not mask.any():
+        raise ValueError("no brain voxels")
+    low, centre, high = np.percentile(image[mask].astype(np.float64), (25, 50, 75))
+    scale = (high - low) / 1.349
+    if scale <= 0:
+        raise ValueError("half of the brain has one intensity")
+    out = np.where(mask, (image - centre) / scale, 0).astype(np.float32)
+    return out, {"centre": float(centre), "scale": float(scale)}
+
+
+def segmentation(path: Path, grid: Grid) -> Labels:
+    """The label map at `path` on `grid`, with BraTS <= 2021's ET, 4, as 3. Raises `InputError`."""
+    labels = volume.load_labels(path)
+    unknown = sorted(set(np.unique(labels.data).tolist()) - LABELS)
+    if unknown:
+        raise InputError(
+            f"{path}: has labels {', '.join(map(str, unknown))} outside 0..4; "
+            "map them to 1 NCR, 2 ED, 3 ET"
+        )
+    merged = np.where(labels.data == 4, 3, labels.data).astype(np.uint8)
+    return volume.resample(Volume(merged, labels.affine), grid, labels=True)
+
+
+def _transform(args: argparse.Namespace, modality: str) -> sitk.Transform | None:
+    """Analysis points to native points; None where the native space is the analysis space."""
+    if args.cohort == "annotated":
+        return None
+    name = f"sub-{args.subject}_from-{modality}_to-{brain.SPACE}_mode-image_xfm.txt"
+    parts = [transform_path(args.template, args.label), args.anat / name]
+    for path in parts:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; run the stage that makes it")
+    to_mni, to_native = (sitk.ReadTransform(str(path)) for path in parts)
+    return register.compose(to_mni, to_native)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Bring one preprocessed subject to the analysis grid and find its tissues."""
+    parser = argparse.ArgumentParser(prog="tumorfab.standardise", description=main.__doc__)
+    parser.add_argument("--subject", required=True)
+    parser.add_argument("--cohort", choices=["healthy", "annotated"], required=True)
+    parser.add_argument("--modality", nargs="+", required=True, help="first: the reference")
+    parser.add_argument("--anat", type=Path, required=True, help="the subject's results folder")
+    parser.add_argument("--template", type=Path, required=True, help="folder of the template")
+    parser.add_argument("--label", required=True, help="BIDS label of the analysis space")
+    parser.add_argument("--seg", type=Path, help="native label map of an annotated case")
+    args = parser.parse_args(argv)
+    if (args.cohort == "annotated") != (args.seg is not None):
+        raise InputError(f"--seg: needed for annotated cases and for them only ({args.subject})")
+
+    priors_stem = args.template / f"template_space-{args.label}"
+    grid = volume.load_grid(f"{priors_stem}_desc-brain_mask.nii.gz")
+    priors = np.stack(
+        [
+            volume.load_on(f"{priors_stem}_label-{name}_probseg.nii.gz", grid)
+            for name in tissue.CLASSES
+        ]
+    )
+    reference = args.modality[0]
+    native = volume.load(args.anat / f"sub-{args.subject}_desc-brain_mask.nii.gz")
+    mask = volume.resample(native, grid, _transform(args, reference)) >= 0.5
+    images, scales = {}, {}
+    for modality in args.modality:
+        path = args.anat / f"sub-{args.subject}_desc-N4_{modality}.nii.gz"
+        moved = volume.resample(volume.load(path), grid, _transform(args, modality))
+        try:
+            images[modality], scales[modality] = normalise(moved, mask)
+        except ValueError as error:
+            raise InputError(f"{path}: {error} on the analysis grid; look at its mask") from None
+    tissues = tissue.posteriors(images[reference], mask, priors, grid.spacing)
+
+    stem = f"{args.anat}/sub-{args.subject}_space-{args.label}"
+    labels = segmentation(args.seg, grid) if args.seg else None
+    for modality, image in images.items():
+        volume.save(f"{stem}_desc-preproc_{modality}.nii.gz", image, grid.affine)
+    volume.save(f"{stem}_desc-brain_mask.nii.gz", mask, grid.affine)
+    for name, share in zip(tissue.CLASSES, tissues, strict=True):
+        volume.save(f"{stem}_label-{name}_probseg.nii.gz", share, grid.affine)
+    if labels is not None:
+        volume.save(f"{stem}_dseg.nii.gz", labels, grid.affine)
+    ml = {
+        name: float(share.sum()) * grid.voxel_volume / 1000
+        for name, share in zip(tissue.CLASSES, tissues, strict=True)
+    }
+    write_json(
+        f"{stem}_desc-preproc.json",
+        {
+            "subject": args.subject,
+            "cohort": args.cohort,
+            "intensity": scales,
+            "brain_volume_ml": float(mask.sum()) * grid.voxel_volume / 1000,
+            "tissue_volume_ml": ml,
+        },
+    )
+
+
+if __name__ == "__main__":
+    run(main)
