@@ -8,6 +8,7 @@ and the CSF of the sulci.
 import importlib.util
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,10 @@ COARSE_MM = 4.0
 # The brain's centre lies about this far below the vertex; the crown, above the neck, this deep.
 DEPTH_MM = 75.0
 CROWN_MM = 100.0
-# Heads are smaller than MNI152, by this factor on average (in length).
-SIZE = 0.9
+# Starts of the registration: head size relative to MNI152 (most are smaller; from too large a start
+# the template's edge settles on the scalp), pitch in degrees, and rise in mm of the expected centre.
+SIZES = (0.8, 0.9, 1.0)
+POSES = ((0.0, 0.0), (-20.0, 0.0), (20.0, 0.0), (0.0, -20.0), (0.0, 20.0))
 # The true boundary is sought between these distances (mm) from the registered template's.
 BAND_MM = (-6.0, 8.0)
 # Bone against CSF, as a share of the brain's median intensity.
@@ -233,7 +236,7 @@ def on_work_grid(image: Volume) -> Volume:
 
 
 def _starts(head: Volume) -> list[sitk.AffineTransform]:
-    """Template points to points under the vertex of `head`, pitched and shifted up and down."""
+    """Template points to points under the vertex of `head`, in several sizes and poses."""
     points = np.argwhere(head_mask(head)) @ head.affine[:3, :3].T + head.affine[:3, 3]
     vertex = np.percentile(points[:, 2], 99.9)
     crown = points[points[:, 2] > vertex - CROWN_MM]
@@ -244,14 +247,13 @@ def _starts(head: Volume) -> list[sitk.AffineTransform]:
     origin = (mni.t1.affine @ [*index, 1.0])[:3]
     lps = np.array([-1.0, -1.0, 1.0])
     starts = []
-    for pitch in (0.0, -20.0, 20.0):
-        for rise in (0.0, -15.0, 15.0):
-            start = sitk.AffineTransform(3)
-            start.SetCenter((origin * lps).tolist())
-            start.Scale(SIZE)
-            start.Rotate(1, 2, np.deg2rad(pitch))
-            start.SetTranslation(((centre + np.array([0, 0, rise]) - origin) * lps).tolist())
-            starts.append(start)
+    for size, (pitch, rise) in product(SIZES, POSES):
+        start = sitk.AffineTransform(3)
+        start.SetCenter((origin * lps).tolist())
+        start.Scale(size)
+        start.Rotate(1, 2, np.deg2rad(pitch))
+        start.SetTranslation(((centre + [0, 0, rise] - origin) * lps).tolist())
+        starts.append(start)
     return starts
 
 

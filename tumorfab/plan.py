@@ -14,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
-from filelock import FileLock, Timeout
 
 from tumorfab import ingest
 from tumorfab.stage import InputError, read_json, write_json
@@ -37,6 +36,7 @@ class Run:
         return f"arm-{self.arm}_k-{self.k}_n-{self.n}_fold-{self.fold}_seed-{self.seed}"
 
 
+@cache  # which keeps the lock alive
 def hold(results: str) -> FileLock:
     """Keep every other run out of a results folder for the life of this process.
 
@@ -49,9 +49,7 @@ def hold(results: str) -> FileLock:
     try:
         lock.acquire()
     except Timeout:
-        raise InputError(
-            f"{results}: another run is writing here; wait for it or stop it"
-        ) from None
+        raise InputError(f"{results}: another run is writing here; wait for its end") from None
     return lock
 
 
@@ -118,22 +116,6 @@ def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
             f"the split has {have}"
         )
     return found
-
-
-@cache  # keeps the lock for as long as the process lives
-def hold(results: str) -> FileLock:
-    """Lock the results folder for this process. Raises `InputError` when another run holds it.
-
-    In place of Snakemake's own lock, which a killed run leaves behind; this one dies with its run.
-    """
-    folder = Path(results)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"{results}: another run is writing here; wait for its end") from None
-    return lock
 
 
 def ingest_params(config: dict[str, Any]) -> dict[str, Any]:

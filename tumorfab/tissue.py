@@ -1,9 +1,10 @@
 """Posteriors of CSF, GM and WM: a Gaussian mixture with spatial priors, fitted by EM.
 
 After Ashburner and Friston, "Unified segmentation", NeuroImage 2005: its mixing proportions and
-update rules, without warping of the priors and without bias (`preprocess` has removed that); and with a uniform outlier class, so that a tumour or a
-vessel pulls no class towards itself (Van Leemput et al., IEEE TMI 2001, for lesions). Only the
-priors say which class is which, so that the method holds for any contrast.
+update rules, without warping of the priors and without bias (`preprocess` has removed that); and
+with a uniform outlier class, so that a tumour or a vessel pulls no class towards itself (as Van
+Leemput et al., IEEE TMI 2001, treat lesions). Only the priors say which class is which, so that the
+method holds for any contrast.
 """
 
 import numpy as np

@@ -11,8 +11,6 @@ from tumorfab.stage import InputError
 
 try:
     config = validated(config)
-    if workflow.is_main_process and not workflow.dryrun:
-        run_lock = plan.hold(config["results"])
     subjects = plan.subjects(config, workflow.is_main_process).set_index("subject")
 except InputError as error:
     sys.exit(f"error: {error}")
@@ -35,7 +33,7 @@ SETS = (
 ENV = "../../envs/tumorfab.yaml"
 
 
-onstart:
+onstart:  # not earlier: a dry run needs no lock, and whether it is one shows only now
     try:
         plan.hold(R)
     except InputError as error:
