@@ -16,7 +16,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from tumorfab import ingest
-from tumorfab.stage import InputError, read_json, write_json
+from tumorfab.stage import TEMPORARY, InputError, read_json, write_json
 
 PACKAGE = Path(__file__).parent
 DEMO_SUFFIX = {"T1w": "t1n", "T1c": "t1c", "T2w": "t2w", "FLAIR": "t2f"}
@@ -41,7 +41,8 @@ def hold(results: str) -> FileLock:
     """Keep every other run out of a results folder for the life of this process.
 
     Snakemake's own lock outlives a killed run and then refuses to go on; this one is the operating
-    system's and dies with its process. Raises `InputError` when another run holds it.
+    system's and dies with its process. Half-written files that a killed run left are removed.
+    Raises `InputError` when another run holds it.
     """
     path = Path(results) / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,6 +51,8 @@ def hold(results: str) -> FileLock:
         lock.acquire()
     except Timeout:
         raise InputError(f"{results}: another run is writing here; wait for its end") from None
+    for leftover in path.parent.rglob(f"{TEMPORARY}*"):
+        leftover.unlink(missing_ok=True)
     return lock
 
 

@@ -21,6 +21,9 @@ from tumorfab.volume import Volume
 
 Images = dict[str, tuple[Path, Volume]]
 
+# A co-registration that finds nothing wrong with being this far off (mm) has failed.
+DISPLACED_MM = 6.0
+
 
 @dataclass(frozen=True, eq=False)
 class Corrected:
@@ -79,38 +82,40 @@ def preprocess_healthy(images: Images, method: str, params: dict[str, Any]) -> O
     low, high = params["brain_volume_ml"]
     if not low <= ml <= high:
         raise InputError(
-            f"{path}: its brain measures {ml:.0f} ml, {low:g} to {high:g} are plausible; look at "
-            "the "
-            "scan and leave it out, or widen preprocess.brain_volume_ml"
+            f"{path}: its brain measures {ml:.0f} ml, {low:g} to {high:g} are plausible; "
+            "look at the scan and leave it out, or widen preprocess.brain_volume_ml"
         )
     corrected = {reference: correct_bias(scan, found.mask, shrink)}
     transforms = {reference: found.transform}
-    masks = {reference: found.mask}
+    together: dict[str, dict[str, float]] = {}
     for modality, (_, other) in others:
         start = sitk.AffineTransform(3)
         cleaned = _in_head(other, method, shrink)
         moved = register.linear(rough, cleaned, found.mask, start, register.INFORMATION, ("rigid",))
         transforms[modality] = register.compose(found.transform, moved.transform)
-        masks[modality] = _carried(found.mask, scan, other, moved.transform)
-        corrected[modality] = correct_bias(other, masks[modality], shrink)
-    agreement = {
-        modality: brain.agreement(
-            Volume(np.where(masks[modality], corrected[modality].image.data, 0), image.affine),
-            transforms[modality],
-            reach=brain.AROUND_MM,
-        )
-        for modality, (_, image) in images.items()
-    }
-    for modality, value in agreement.items():
-        if value < params["min_correlation"]:
+        mask = _carried(found.mask, scan, other, moved.transform)
+        corrected[modality] = correct_bias(other, mask, shrink)
+        together[modality] = _togetherness(rough, cleaned, found.mask, moved.transform)
+        if together[modality]["aligned"] <= together[modality]["displaced"]:
             raise InputError(
-                f"{images[modality][0]}: its registration to the template failed (correlation "
-                f"{value:.2f}, {params['min_correlation']:g} is needed); check that it is a "
-                f"{modality} of a whole brain with a correct orientation, or leave the subject out"
+                f"{images[modality][0]}: its co-registration with {path} failed (it agrees "
+                f"better displaced by {DISPLACED_MM:g} mm); check that it is a {modality} of the same "
+                "subject, or leave the subject out"
             )
+    stripped = np.where(found.mask, corrected[reference].image.data, 0)
+    agreement = brain.agreement(
+        Volume(stripped, scan.affine), found.transform, reach=brain.AROUND_MM
+    )
+    if agreement < params["min_correlation"]:
+        raise InputError(
+            f"{path}: its registration to the template failed (correlation "
+            f"{agreement:.2f}, {params['min_correlation']:g} is needed); check that it is a "
+            f"{reference} of a whole brain with a correct orientation, or leave the subject out"
+        )
     evidence = {
         "brain_volume_ml": ml,
         "correlation_with_template": agreement,
+        "coregistration": together,
         "dice_with_template_mask": found.overlap,
         "template_brain_outside_view": found.outside,
         "checks_passed": ["brain_volume_ml", "min_correlation"],
@@ -154,6 +159,24 @@ def _in_head(scan: Volume, method: str, shrink: float) -> Volume:
     """`scan` without the bias that registration would stumble over, which a coarse field shows."""
     mask = scan.data != 0 if method == "none" else brain.head_mask(scan)
     return correct_bias(scan, mask, 2 * shrink).image
+
+
+def _togetherness(
+    reference: Volume, other: Volume, mask: Mask, transform: sitk.AffineTransform
+) -> dict[str, float]:
+    """How well another modality follows the reference as aligned, and at best when displaced.
+
+    Two contrasts agree as well as they agree: only displacing them tells whether that is good.
+    """
+    shifts = np.vstack([np.eye(3), -np.eye(3)]) * DISPLACED_MM
+    displaced = [
+        register.compose(sitk.TranslationTransform(3, shift), transform)
+        for shift in shifts.tolist()
+    ]
+    return {
+        "aligned": register.follows(reference, other, mask, transform),
+        "displaced": max(register.follows(reference, other, mask, moved) for moved in displaced),
+    }
 
 
 def _stripped(path: Path, scan: Volume) -> Mask:

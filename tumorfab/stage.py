@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 T = TypeVar("T")
+TEMPORARY = ".tmp-"  # how the name of a file begins that is still being written
 
 
 class InputError(Exception):
@@ -46,7 +47,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.name, dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.name, dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
