@@ -1,4 +1,4 @@
-"""The real workflow on a tiny phantom study: what it writes, what makes it run again, what stops it.
+"""The real workflow on a tiny phantom study: what it writes, what re-runs it, what stops it.
 
 Everything runs from a copy of the program, so that the tests can edit it.
 """
@@ -398,9 +398,12 @@ def test_all_problems_of_a_bad_cohort_are_listed_and_nothing_is_written(
     assert "Traceback" not in out + err
     lines = err.splitlines()
     start = lines.index("error: 3 problem(s) in the cohorts")
-    where = ["cohort/healthy/sub-H01: has no T2w", "cohort/annotated/TF-00001/TF-00001-t2w.nii.gz: ",
-             "cohort/annotated/TF-00003/TF-00003-seg.nii.gz: has labels 9"]  # fmt: skip
-    for line, beginning in zip(lines[start + 1 :], where, strict=True):
+    beginnings = (
+        "cohort/healthy/sub-H01: has no T2w file",
+        "cohort/annotated/TF-00001/TF-00001-t2w.nii.gz: ",
+        "cohort/annotated/TF-00003/TF-00003-seg.nii.gz: has labels 9",
+    )
+    for line, beginning in zip(lines[start + 1 :], beginnings, strict=True):
         assert line.startswith(beginning)
     assert not bad.results.exists()
 

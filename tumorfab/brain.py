@@ -32,8 +32,9 @@ COARSE_MM = 4.0
 # The brain's centre lies about this far below the vertex; the crown, above the neck, this deep.
 DEPTH_MM = 75.0
 CROWN_MM = 100.0
-# Starts of the registration: head size relative to MNI152 (most are smaller; from too large a start
-# the template's edge settles on the scalp), pitch in degrees, and rise in mm of the expected centre.
+# Starts of the registration: head size relative to MNI152 (most are smaller; from too large a
+# start the template's edge settles on the scalp), pitch in degrees, and rise in mm of the expected
+# centre.
 SIZES = (0.8, 0.9, 1.0)
 POSES = ((0.0, 0.0), (-20.0, 0.0), (20.0, 0.0), (0.0, -20.0), (0.0, 20.0))
 # The true boundary is sought between these distances (mm) from the registered template's.
@@ -252,7 +253,7 @@ def _starts(head: Volume) -> list[sitk.AffineTransform]:
         start.SetCenter((origin * lps).tolist())
         start.Scale(size)
         start.Rotate(1, 2, np.deg2rad(pitch))
-        start.SetTranslation(((centre + [0, 0, rise] - origin) * lps).tolist())
+        start.SetTranslation(((centre + np.array([0, 0, rise]) - origin) * lps).tolist())
         starts.append(start)
     return starts
 

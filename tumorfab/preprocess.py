@@ -99,7 +99,7 @@ def preprocess_healthy(images: Images, method: str, params: dict[str, Any]) -> O
         if together[modality]["aligned"] <= together[modality]["displaced"]:
             raise InputError(
                 f"{images[modality][0]}: its co-registration with {path} failed (it agrees "
-                f"better displaced by {DISPLACED_MM:g} mm); check that it is a {modality} of the same "
+                f"better {DISPLACED_MM:g} mm away); check that it is a {modality} of the same "
                 "subject, or leave the subject out"
             )
     stripped = np.where(found.mask, corrected[reference].image.data, 0)
