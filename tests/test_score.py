@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tumorfab import score
+from tumorfab import metrics, score
 from tumorfab.stage import InputError
 from tumorfab.volume import save
 
@@ -37,14 +37,14 @@ def mask(*voxels: int) -> np.ndarray:
     ],
 )
 def test_dice_of_known_masks(predicted: np.ndarray, reference: np.ndarray, expected: float) -> None:
-    assert score.dice(predicted, reference) == pytest.approx(expected, abs=1e-12)
+    assert metrics.dice(predicted, reference) == pytest.approx(expected, abs=1e-12)
 
 
 @given(MASKS, MASKS)
 def test_dice_is_symmetric_and_within_0_and_1(a: np.ndarray, b: np.ndarray) -> None:
-    value = score.dice(a, b)
+    value = metrics.dice(a, b)
     assert 0 <= value <= 1
-    assert value == score.dice(b, a)
+    assert value == metrics.dice(b, a)
     assert (value == 1) == np.array_equal(a, b)
     assert (value == 0) == (not (a & b).any() and (a | b).any())
 
@@ -53,7 +53,7 @@ def test_dice_is_symmetric_and_within_0_and_1(a: np.ndarray, b: np.ndarray) -> N
 def test_dice_does_not_care_where_the_voxels_are(
     a: np.ndarray, b: np.ndarray, order: list[int]
 ) -> None:
-    assert score.dice(a.ravel()[order], b.ravel()[order]) == score.dice(a, b)
+    assert metrics.dice(a.ravel()[order], b.ravel()[order]) == metrics.dice(a, b)
 
 
 @given(MASKS, MASKS)
@@ -62,12 +62,12 @@ def test_finding_one_more_true_voxel_raises_dice(a: np.ndarray, b: np.ndarray) -
     if len(missed):
         better = a.copy()
         better.flat[missed[0]] = True
-        assert score.dice(better, b) > score.dice(a, b)
+        assert metrics.dice(better, b) > metrics.dice(a, b)
 
 
 @given(LABELS)
 def test_regions_are_nested_and_hold_their_labels(labels: np.ndarray) -> None:
-    found = score.region_masks(labels)
+    found = metrics.region_masks(labels)
     assert (found["ET"] <= found["TC"]).all()
     assert (found["TC"] <= found["WT"]).all()
     assert np.array_equal(found["WT"], labels > 0)
@@ -79,7 +79,7 @@ def test_regions_are_nested_and_hold_their_labels(labels: np.ndarray) -> None:
 def test_volumes_grow_from_the_inner_to_the_outer_region(
     predicted: np.ndarray, truth: np.ndarray, voxel: float
 ) -> None:
-    rows = {row["region"]: row for row in score.case_scores(predicted, truth, voxel)}
+    rows = {row["region"]: row for row in metrics.case_scores(predicted, truth, voxel)}
     for column in ("volume_ml", "predicted_ml"):
         assert rows["ET"][column] <= rows["TC"][column] <= rows["WT"][column]
     assert rows["WT"]["volume_ml"] == pytest.approx((truth > 0).sum() * voxel / 1000)
@@ -89,7 +89,7 @@ def test_volumes_grow_from_the_inner_to_the_outer_region(
 def test_confused_classes_keep_the_whole_tumour() -> None:
     truth = np.zeros(SHAPE, np.uint8)
     truth[1:3] = 2
-    rows = {r["region"]: r["dice"] for r in score.case_scores(np.where(truth, 1, 0), truth, 1.0)}
+    rows = {r["region"]: r["dice"] for r in metrics.case_scores(np.where(truth, 1, 0), truth, 1.0)}
     assert rows == {"WT": 1.0, "TC": 0.0, "ET": 1.0}  # ET: neither has it
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from heads import dice, error_mm, head, pose
+from heads import Head, dice, error_mm, head, pose
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,12 +12,10 @@ from tumorfab import brain, register, standardise, template, tissue, volume
 from tumorfab.stage import InputError
 from tumorfab.volume import Volume
 
-SPACE = pose(shift=(100.0, 90.0, 80.0), pitch=2.0)  # MNI points to points of the annotated cohort
-
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Path:
-    """A template from one annotated case A, and a healthy subject H, as `preprocess` leaves them."""
+    """A template from one annotated case A, and a healthy subject H, both preprocessed."""
     folder = tmp_path_factory.mktemp("study")
     for name, subject in (("A", annotated()), ("H", head(4.0, stripped=True))):
         stem = f"{folder}/{name}/sub-{name}"
@@ -29,24 +27,20 @@ def study(tmp_path_factory) -> Path:
     return folder
 
 
-def annotated():
-    from heads import Head, scanner_grid
-
-    grid = scanner_grid(4.0)
-    affine = grid.affine.copy()
-    affine[:3, 3] += [85, 102, 50]
+def annotated() -> Head:
+    """A stripped brain in a space of its own, away from the healthy subject's."""
     base = head(4.0, stripped=True)
-    del grid
-    shift = sitk.AffineTransform(3)
-    shift.SetTranslation((-85.0, -102.0, 50.0))
+    affine = base.scan.affine.copy()
+    affine[:3, 3] += [85, 102, 50]
+    shift = sitk.TranslationTransform(3, (-85.0, -102.0, 50.0))  # ITK's axes are LPS
     return Head(Volume(base.scan.data, affine), base.mask, register.compose(base.truth, shift))
 
 
 def make_template(folder: Path, spacing: float = 0, label: str = "S") -> None:
-    anat = folder / "A"
+    stem = folder / "A" / "sub-A_desc-"
     template.main(
-        ["--image", f"A={anat}/sub-A_desc-N4_T1w.nii.gz", "--mask", f"{anat}/sub-A_desc-brain_mask.nii.gz",
-         "--spacing", str(spacing), "--label", label, "--modality", "T1w", "--out", str(folder / "template")]
+        ["--image", f"A={stem}N4_T1w.nii.gz", "--mask", f"{stem}brain_mask.nii.gz",
+         "--label", label, "--spacing", str(spacing), "--modality", "T1w", "--out", str(folder / "template")]
     )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def test_a_tumour_leaves_the_healthy_tissue_alone(anatomy):
     truth, mask, priors = anatomy
     healthy = scan(truth, (0.3, 0.7, 1.0), 0.04)
     ball = np.zeros(mask.shape, bool)
-    ball[tuple(int(n) for n in np.argwhere(mask).mean(0) + [8, 0, 4])] = True
+    ball[tuple(int(n) for n in np.add(np.argwhere(mask).mean(0), [8, 0, 4]))] = True
     ball = (ndimage.distance_transform_edt(~ball) < 6) & mask
     sick = np.where(ball, 2.5, healthy)
     before, after = (tissue.posteriors(image, mask, priors, MM) for image in (healthy, sick))

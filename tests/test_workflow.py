@@ -63,6 +63,7 @@ class Study:
 
     def __init__(self, root: Path, program: Path, config: dict[str, Any]) -> None:
         self.root, self.results, self.program = root, root / "results", program
+        self.out = self.err = ""  # of the run that finished it
         root.mkdir(exist_ok=True)
         self.configure(config)
 
@@ -160,17 +161,12 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, program: Path) -> tuple[Study, str]:
-    """The tiny study after its run, and what the run printed."""
+def study(tmp_path_factory: pytest.TempPathFactory, program: Path) -> Study:
+    """The tiny study after its run."""
     study = Study(tmp_path_factory.mktemp("study"), program, TINY)
-    status, out, err = study.run()
-    assert status == 0, err[-5000:]
-    return study, out
-
-
-@pytest.fixture
-def study(finished: tuple[Study, str]) -> Study:
-    return finished[0]
+    status, study.out, study.err = study.run()
+    assert status == 0, study.err[-5000:]
+    return study
 
 
 def expected() -> set[str]:
@@ -237,8 +233,7 @@ def test_every_volume_reads_to_its_end(study: Study) -> None:
     assert truncated(study.volumes()) == []
 
 
-def test_the_table_of_scores_is_complete_and_printed_last(finished: tuple[Study, str]) -> None:
-    study, printed = finished
+def test_the_table_of_scores_is_complete_and_printed_last(study: Study) -> None:
     table = pd.read_csv(study.results / "report" / "dice.csv")
     assert list(table.columns) == score.COLUMNS
     rows = table[["arm", "n", "case", "region"]].to_records(index=False).tolist()
@@ -249,7 +244,7 @@ def test_the_table_of_scores_is_complete_and_printed_last(finished: tuple[Study,
     ]
     assert table["dice"].between(0, 1).all()
     last = (study.results / "report" / "table.txt").read_text(encoding="utf-8")
-    assert printed.rstrip().endswith(last.rstrip())
+    assert study.out.rstrip().endswith(last.rstrip())
     assert last.rstrip().endswith("results/report/index.html")
 
 
@@ -258,6 +253,12 @@ def test_the_planned_subjects_of_the_demo_are_those_that_ingest_finds(study: Stu
     planned = plan.subjects(validated(TINY), main_process=True)
     found = ingest.read_subjects(study.results / "cohort" / "subjects.tsv")
     pd.testing.assert_frame_equal(planned, found)
+
+
+def test_the_default_profile_is_in_force_and_gives_one_gpu(study: Study) -> None:
+    given = re.search(r"^Provided resources: (.*)$", study.err, re.M)
+    assert given
+    assert 'gpu=Resource("gpu", 1)' in given[1]
 
 
 # What makes it run again
@@ -370,8 +371,8 @@ def test_killed_thrice_it_completes_with_the_same_bytes(study: Study, tmp_path: 
     same = [
         path.relative_to(other.results)
         for path in other.results.rglob("*")
-        if path.name.endswith((".nii.gz", ".npz", "_rois.json", "scores.csv"))
-        or re.search(r"desc-coarse\d+\.json$", path.name)
+        if path.name.endswith((".nii.gz", ".npz", ".pt", "_rois.json", "scores.csv"))
+        or re.search(r"desc-(coarse|tf)\d+\.json$", path.name)
     ]
     assert len(same) > 60
     differ = [

@@ -37,6 +37,8 @@ CROWN_MM = 100.0
 # centre.
 SIZES = (0.8, 0.9, 1.0)
 POSES = ((0.0, 0.0), (-20.0, 0.0), (20.0, 0.0), (0.0, -20.0), (0.0, 20.0))
+# Width (mm) of the rim around the template's brain that registration by information takes in.
+EDGE_MM = 6.0
 # The true boundary is sought between these distances (mm) from the registered template's.
 BAND_MM = (-6.0, 8.0)
 # Bone against CSF, as a share of the brain's median intensity.
@@ -173,7 +175,9 @@ def align(image: Volume, starts: list[sitk.AffineTransform], modality: str) -> s
     def moved(
         start: sitk.AffineTransform, metric: str, stages: tuple[str, ...], levels: tuple[float, ...]
     ) -> sitk.AffineTransform:
-        return register.linear(mni.t1, image, mni.mask, start, metric, stages, levels).transform
+        # Without the template's edge, information alone leaves a brain's size uncertain.
+        region = mni.mask if metric == register.CORRELATION else mni.distance < EDGE_MM
+        return register.linear(mni.t1, image, region, start, metric, stages, levels).transform
 
     def fit(transform: sitk.AffineTransform) -> float:
         return agreement(image, transform, reach=0.0)

@@ -22,8 +22,8 @@ def fingerprint(*what: Any) -> str:
 
 def save(path: Path, run: str, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, lists, dicts) atomically, stamped with `run`."""
-    with atomic(path) as temporary:
-        torch.save({"run": run, "state": state}, temporary)
+    with atomic(path) as temporary, open(temporary, "wb") as handle:
+        torch.save({"run": run, "state": state}, handle)
 
 
 def resume(path: Path, run: str) -> dict[str, Any] | None:
@@ -62,5 +62,6 @@ def load_model(path: Path, kind: str, modalities: list[str]) -> dict[str, Any]:
 
 def save_model(path: Path, kind: str, modalities: list[str], **content: Any) -> None:
     """Write a finished model atomically; `load_model` reads it without running foreign code."""
-    with atomic(path) as temporary:
-        torch.save({"kind": kind, "modalities": modalities, **content}, temporary)
+    # Through a handle: given a path, torch writes its name, here a random one, into the file.
+    with atomic(path) as temporary, open(temporary, "wb") as handle:
+        torch.save({"kind": kind, "modalities": modalities, **content}, handle)

@@ -44,6 +44,7 @@ class Outcome:
     evidence: dict[str, Any]
 
 
+@register.single_thread()
 def correct_bias(image: Volume, mask: Mask, shrink_mm: float) -> Corrected:
     """Divide `image` by its N4 bias field (Tustison et al., IEEE TMI 2010).
 
@@ -56,10 +57,7 @@ def correct_bias(image: Volume, mask: Mask, shrink_mm: float) -> Corrected:
     full = volume.to_sitk(Volume(image.data.astype(np.float32, copy=False), image.affine))
     where = volume.to_sitk(Volume(usable.astype(np.uint8), image.affine))
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
-    # One thread: see `register`.
-    n4.SetNumberOfThreads(1)
-    n4.SetNumberOfWorkUnits(1)
-    n4.SetMaximumNumberOfIterations([30, 30, 30])
+    n4.SetMaximumNumberOfIterations([50, 50, 50, 50])
     n4.Execute(sitk.Shrink(full, factors), sitk.Shrink(where, factors))
     log_field = volume.from_sitk(n4.GetLogBiasFieldAsImage(full)).data
     inside = log_field[usable]

@@ -5,7 +5,8 @@ only has to find what its predecessor could not express. Transforms follow ITK's
 of the fixed image to points of the moving image, LPS mm), as `volume.resample` wants them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,20 @@ class Registration:
     transform: sitk.AffineTransform
     before: float
     after: float
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Run ITK on one thread: sums over threads are added in any order and differ in the last bits.
+
+    The global number is what counts: some filters run others inside that know no other.
+    """
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def moments(fixed: Volume, moving: Volume) -> sitk.AffineTransform:
@@ -163,6 +178,7 @@ class _Pair:
         return self.fixed.GetSize(), self.moving.GetSize()
 
 
+@single_thread()
 def _improve(
     pair: _Pair, transform: sitk.AffineTransform, stage: str, metric: str
 ) -> sitk.AffineTransform:
@@ -182,9 +198,6 @@ def _improve(
     increment = kinds[stage]()
 
     method = sitk.ImageRegistrationMethod()
-    # One thread: sums over threads are added in any order, and so differ in the last bits.
-    method.SetNumberOfThreads(1)
-    method.SetNumberOfWorkUnits(1)
     if metric == CORRELATION:
         method.SetMetricAsCorrelation()
     else:

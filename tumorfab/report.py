@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from tumorfab import __version__, figures, stage
 from tumorfab.ingest import read_subjects
-from tumorfab.score import COLUMNS, REGIONS, RUN
+from tumorfab.metrics import REGIONS
+from tumorfab.score import COLUMNS, RUN
 from tumorfab.stage import InputError
 
 MEAN = "mean"

@@ -17,7 +17,7 @@ from monai.losses import DiceCELoss
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from tumorfab import bank, checkpoint, gpu, patches, score, stage
+from tumorfab import bank, checkpoint, gpu, metrics, patches, stage
 from tumorfab.networks import backbone
 from tumorfab.patches import Case
 from tumorfab.volume import Image, Labels, load_grid, load_on, save
@@ -52,7 +52,7 @@ def read_case(images: list[Path], dseg: Path) -> Case:
 def regions(labels: torch.Tensor) -> torch.Tensor:
     """(B, I, J, K) labels to (B, 3, I, J, K) nested regions WT, TC, ET."""
     return torch.stack(
-        [torch.isin(labels, labels.new_tensor(v)) for v in score.REGIONS.values()], 1
+        [torch.isin(labels, labels.new_tensor(v)) for v in metrics.REGIONS.values()], 1
     ).float()
 
 
@@ -105,7 +105,7 @@ def train(
     and the history. `seed` is the study's seed and the number of the repetition. Raises
     `InputError` when the training diverges."""
     torch.manual_seed(int(stage.rng(seed[0], "segment", seed[1], "weights").integers(2**31)))
-    network = backbone(len(real[0].images), len(score.REGIONS), params["channels"], LEVELS).to(
+    network = backbone(len(real[0].images), len(metrics.REGIONS), params["channels"], LEVELS).to(
         device
     )
     # Tumour is rare: starting from that prior, not from even odds, saves hundreds of steps (Lin
@@ -164,7 +164,7 @@ def validate(network: torch.nn.Module, cases: list[Case], patch: int) -> float:
     values = []
     for case in cases:
         predicted = predict(network, case.images, patch)
-        values += [float(row["dice"]) for row in score.case_scores(predicted, case.labels, 1.0)]
+        values += [float(row["dice"]) for row in metrics.case_scores(predicted, case.labels, 1.0)]
     return float(np.mean(values))
 
 
@@ -223,7 +223,7 @@ def main(argv: list[str] | None = None) -> None:
             run,
         )
         network = backbone(
-            len(args.modality), len(score.REGIONS), args.params["channels"], LEVELS
+            len(args.modality), len(metrics.REGIONS), args.params["channels"], LEVELS
         ).to(device)
         network.load_state_dict(weights)
         for subject in stage.progress(args.test, "segmenting test cases"):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from tumorfab import brain, register, volume
 from tumorfab.register import Mask, Registration
@@ -35,8 +36,10 @@ def align(mean: Volume, mask: Mask, modality: str) -> Registration:
     """Register MNI152 to the mean of the training cases; maps points of `mean` to MNI points."""
     mni = brain.template()
     start = register.moments(Volume(mask, mean.affine), Volume(mni.mask, mni.t1.affine))
-    metric = register.CORRELATION if modality == "T1w" else register.INFORMATION
-    return register.linear(mean, mni.t1, mask, start, metric)
+    if modality == "T1w":
+        return register.linear(mean, mni.t1, mask, start, register.CORRELATION)
+    rim = ndimage.distance_transform_edt(~mask, sampling=mean.grid.spacing) < brain.EDGE_MM
+    return register.linear(mean, mni.t1, rim, start, register.INFORMATION)
 
 
 def warped(transform: sitk.AffineTransform, grid: Grid) -> dict[str, NDArray]:
