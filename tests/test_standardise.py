@@ -40,7 +40,8 @@ def make_template(folder: Path, spacing: float = 0, label: str = "S") -> None:
     stem = folder / "A" / "sub-A_desc-"
     template.main(
         ["--image", f"A={stem}N4_T1w.nii.gz", "--mask", f"{stem}brain_mask.nii.gz",
-         "--label", label, "--spacing", str(spacing), "--modality", "T1w", "--out", str(folder / "template")]
+         "--label", label, "--spacing", str(spacing), "--modality", "T1w",
+         "--out", str(folder / "template")]
     )  # fmt: skip
 
 
