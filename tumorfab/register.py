@@ -202,7 +202,7 @@ def _improve(
         method.SetMetricAsCorrelation()
     else:
         method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
-    points = np.count_nonzero(sitk.GetArrayViewFromImage(pair.mask))
+    points = int(np.count_nonzero(sitk.GetArrayViewFromImage(pair.mask)))
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(min(1.0, POINTS / max(points, 1)), seed=1)
     method.SetInterpolator(sitk.sitkLinear)
