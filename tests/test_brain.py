@@ -3,7 +3,7 @@ import pytest
 import SimpleITK as sitk
 from heads import Head, dice, error_mm, head, pose
 
-from tumorfab import brain, preprocess, volume
+from tumorfab import brain, demo, preprocess, volume
 from tumorfab.stage import InputError
 from tumorfab.volume import Volume
 
@@ -110,3 +110,13 @@ def test_ixi_brain(real_data, subject):
     assert dice(found.mask, scan.mask) > 0.96
     inside = Volume(np.where(found.mask, rough.data, 0), rough.affine)
     assert brain.agreement(inside, found.transform, brain.AROUND_MM) > 0.84
+
+
+@pytest.mark.parametrize("subject", ["H01", "H02", "H05"])
+def test_bright_scalps_of_the_demo_do_not_draw_the_template_outwards(subject):
+    # Each of these three once ended with a mask of about 3 litres.
+    scan = demo.healthy(subject, 1, 3.0, ["T1w"])["T1w"]
+    found = brain.extract(scan, "T1w")
+    ml = found.mask.sum() * scan.grid.voxel_volume / 1000
+    assert 1400 < ml < 1950
+    assert found.overlap > 0.93

@@ -39,6 +39,8 @@ SIZES = (0.8, 0.9, 1.0)
 POSES = ((0.0, 0.0), (-20.0, 0.0), (20.0, 0.0), (0.0, -20.0), (0.0, 20.0))
 # Width (mm) of the rim around the template's brain that registration by information takes in.
 EDGE_MM = 6.0
+# Volume of a head's brain relative to MNI152's 1886 ml: about 850 to 2550 ml.
+PLAUSIBLE_SIZE = (0.45, 1.35)
 # The true boundary is sought between these distances (mm) from the registered template's.
 BAND_MM = (-6.0, 8.0)
 # Bone against CSF, as a share of the brain's median intensity.
@@ -163,32 +165,35 @@ def head_mask(image: Volume) -> Mask:
 def align(image: Volume, starts: list[sitk.AffineTransform], modality: str) -> sitk.AffineTransform:
     """Template points to points of `image`: the best of several starts, then refined.
 
-    Once the scale is free, the brain's outline can run away to the scalp's, and with correlation it
-    does where the scalp is bright. So both metrics are tried from the best rigid pose, and the one
-    goes on that ends with the template's anatomy explaining more of the image.
+    Once the scale is free, the brain's outline can run away to the scalp's: with correlation where
+    the scalp is bright, with information where the template's edge takes part. So several ways are
+    tried from the best rigid pose, and of those that end with a brain of plausible size the one
+    goes on whose template explains most of the image.
     """
     mni = template(WORK_MM)
-    metrics = [register.CORRELATION, register.INFORMATION]
-    if modality != "T1w":
-        metrics = [register.INFORMATION]
+    # Without the template's edge, information alone leaves a brain's size uncertain.
+    edged = mni.distance < EDGE_MM
+    ways = [(register.INFORMATION, edged), (register.INFORMATION, mni.mask)]
+    if modality == "T1w":
+        ways = [(register.CORRELATION, mni.mask), *ways]
 
     def moved(
-        start: sitk.AffineTransform, metric: str, stages: tuple[str, ...], levels: tuple[float, ...]
+        start: sitk.AffineTransform,
+        way: tuple[str, Mask],
+        stages: tuple[str, ...],
+        levels: tuple[float, ...] = (8.0,),
     ) -> sitk.AffineTransform:
-        # Without the template's edge, information alone leaves a brain's size uncertain.
-        region = mni.mask if metric == register.CORRELATION else mni.distance < EDGE_MM
+        metric, region = way
         return register.linear(mni.t1, image, region, start, metric, stages, levels).transform
 
-    def fit(transform: sitk.AffineTransform) -> float:
-        return agreement(image, transform, reach=0.0)
+    def fit(transform: sitk.AffineTransform) -> tuple[bool, float]:
+        size = abs(float(np.linalg.det(np.reshape(transform.GetMatrix(), (3, 3)))))
+        plausible = PLAUSIBLE_SIZE[0] < size < PLAUSIBLE_SIZE[1]
+        return plausible, agreement(image, transform, reach=0.0)
 
-    poses = [moved(start, metrics[0], register.STAGES[:1], (8.0,)) for start in starts]
-    pose = max(poses, key=fit)
-    scaled = [moved(pose, metric, register.STAGES[1:2], (8.0,)) for metric in metrics]
-    ends = [
-        moved(start, metric, register.STAGES[2:], register.LEVELS_MM)
-        for start, metric in zip(scaled, metrics, strict=True)
-    ]
+    pose = max((moved(start, ways[0], register.STAGES[:1]) for start in starts), key=fit)
+    scaled = [(moved(pose, way, register.STAGES[1:2]), way) for way in ways]
+    ends = [moved(start, way, register.STAGES[2:], register.LEVELS_MM) for start, way in scaled]
     return max(ends, key=fit)
 
 
