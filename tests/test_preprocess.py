@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk
 from heads import dice, error_mm, head, pose
 
-from tumorfab import brain, preprocess, register, volume
+from tumorfab import brain, demo, preprocess, register, volume
 from tumorfab.stage import InputError
 from tumorfab.volume import Volume
 
@@ -151,3 +151,14 @@ def test_annotated_needs_method_none(tmp_path):
     scans = {"T1w": head(6.0, stripped=True).scan}
     with pytest.raises(InputError, match="--brain: annotated cases must be stripped already"):
         preprocess.main(arguments(tmp_path, "annotated", "registration", scans))
+
+
+def test_coregistration_does_not_stray_where_voxels_are_few():
+    # At 9 mm this head's T2w once wandered off by 38 mm.
+    scans = demo.healthy("H04", 1, 3.0, ["T1w", "T2w"])
+    mask = brain.extract(scans["T1w"], "T1w").mask
+    found = preprocess._coregister(scans["T1w"], scans["T2w"], mask)
+    moved = np.linalg.norm(found.TransformPoint((0.0, 0.0, 0.0)))
+    assert moved < 3
+    evidence = preprocess._togetherness(scans["T1w"], scans["T2w"], mask, found)
+    assert evidence["aligned"] > evidence["displaced"] + 0.2

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from tumorfab import brain, register, volume
 from tumorfab.register import Mask
@@ -23,6 +24,8 @@ Images = dict[str, tuple[Path, Volume]]
 
 # A co-registration that finds nothing wrong with being this far off (mm) has failed.
 DISPLACED_MM = 6.0
+# Width (mm) around the brain that takes part in it.
+AROUND_MM = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +90,12 @@ def preprocess_healthy(images: Images, method: str, params: dict[str, Any]) -> O
     transforms = {reference: found.transform}
     together: dict[str, dict[str, float]] = {}
     for modality, (_, other) in others:
-        start = sitk.AffineTransform(3)
         cleaned = _in_head(other, method, shrink)
-        moved = register.linear(rough, cleaned, found.mask, start, register.INFORMATION, ("rigid",))
-        transforms[modality] = register.compose(found.transform, moved.transform)
-        mask = _carried(found.mask, scan, other, moved.transform)
+        moved = _coregister(rough, cleaned, found.mask)
+        transforms[modality] = register.compose(found.transform, moved)
+        mask = _carried(found.mask, scan, other, moved)
         corrected[modality] = correct_bias(other, mask, shrink)
-        together[modality] = _togetherness(rough, cleaned, found.mask, moved.transform)
+        together[modality] = _togetherness(rough, cleaned, found.mask, moved)
         if together[modality]["aligned"] <= together[modality]["displaced"]:
             raise InputError(
                 f"{images[modality][0]}: its co-registration with {path} failed (it agrees "
@@ -157,6 +159,25 @@ def _in_head(scan: Volume, method: str, shrink: float) -> Volume:
     """`scan` without the bias that registration would stumble over, which a coarse field shows."""
     mask = scan.data != 0 if method == "none" else brain.head_mask(scan)
     return correct_bias(scan, mask, 2 * shrink).image
+
+
+def _coregister(reference: Volume, other: Volume, mask: Mask) -> sitk.AffineTransform:
+    """Rigid transform from the reference to another modality of the same head.
+
+    Wide steps find a patient who moved and can stray where there are few voxels; short ones cannot
+    do either. Both are taken from the scanner's own alignment, and what agrees best is kept. The
+    skull takes part: it is the same bone in both.
+    """
+    start = sitk.AffineTransform(3)
+    steps = np.maximum(1, np.rint(AROUND_MM / reference.grid.spacing)).astype(int)
+    head = ndimage.grey_dilation(mask.astype(np.uint8), size=(2 * steps + 1).tolist()) > 0
+    moved = [
+        register.linear(
+            reference, other, head, start, register.INFORMATION, register.STAGES[:1], levels
+        ).transform
+        for levels in (register.LEVELS_MM, register.LEVELS_MM[1:])
+    ]
+    return max([*moved, start], key=lambda t: register.follows(reference, other, mask, t))
 
 
 def _togetherness(
