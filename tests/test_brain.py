@@ -115,7 +115,7 @@ def test_ixi_brain(real_data, subject):
 @pytest.mark.parametrize("subject", ["H01", "H02", "H05"])
 def test_bright_scalps_of_the_demo_do_not_draw_the_template_outwards(subject):
     # Each of these three once ended with a mask of about 3 litres.
-    scan = demo.healthy(subject, 1, 3.0, ["T1w"])["T1w"]
+    (scan,) = demo.healthy(subject, 1, 3.0, ["T1w"]).values()
     found = brain.extract(scan, "T1w")
     ml = found.mask.sum() * scan.grid.voxel_volume / 1000
     assert 1400 < ml < 1950

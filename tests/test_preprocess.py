@@ -155,10 +155,10 @@ def test_annotated_needs_method_none(tmp_path):
 
 def test_coregistration_does_not_stray_where_voxels_are_few():
     # At 9 mm this head's T2w once wandered off by 38 mm.
-    scans = demo.healthy("H04", 1, 3.0, ["T1w", "T2w"])
-    mask = brain.extract(scans["T1w"], "T1w").mask
-    found = preprocess._coregister(scans["T1w"], scans["T2w"], mask)
+    t1, t2 = demo.healthy("H04", 1, 3.0, ["T1w", "T2w"]).values()
+    mask = brain.extract(t1, "T1w").mask
+    found = preprocess._coregister(t1, t2, mask)
     moved = np.linalg.norm(found.TransformPoint((0.0, 0.0, 0.0)))
     assert moved < 3
-    evidence = preprocess._togetherness(scans["T1w"], scans["T2w"], mask, found)
+    evidence = preprocess._togetherness(t1, t2, mask, found)
     assert evidence["aligned"] > evidence["displaced"] + 0.2

@@ -55,7 +55,7 @@ def correct_bias(image: Volume, mask: Mask, shrink_mm: float) -> Corrected:
     resolution. Outside the mask, where nothing holds it, it stays within its range inside; its
     geometric mean inside is 1, so brightness is kept. Zero voxels stay zero.
     """
-    factors = np.maximum(1, np.rint(shrink_mm / image.grid.spacing)).astype(int).tolist()
+    factors = np.maximum(1, np.ceil(shrink_mm / image.grid.spacing - 0.05)).astype(int).tolist()
     usable = mask & (image.data > 0)
     full = volume.to_sitk(Volume(image.data.astype(np.float32, copy=False), image.affine))
     where = volume.to_sitk(Volume(usable.astype(np.uint8), image.affine))
