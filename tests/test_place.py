@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 
@@ -13,29 +12,12 @@ from tumorfab.place import Draw
 from tumorfab.stage import InputError, read_json
 from tumorfab.volume import load, load_labels
 
-PARAMS = {
-    "rotation_deg": 30,
-    "scale": [0.8, 1.2],
-    "intensity_jitter": 0.1,
-    "edge_mm": 4.0,
-    "tries": 50,
-}
-
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     _, cases = toy.write_cohort(folder)
     return folder, toy.read_host(folder, "H1"), bank.load(folder / "bank", cases)
-
-
-def run_stage(results, out, host="H1", donors=("A1", "A2"), **params):
-    place.main(
-        ["--host", host, "--anat", str(results / f"sub-{host}/anat"),
-         "--bank", str(results / "bank"),
-         "--donor", *donors, "--draws", "2", "--label", toy.LABEL, "--modality", *toy.MODALITIES,
-         "--seed", "7", "--params", json.dumps(PARAMS | params), "--out", str(out)]
-    )  # fmt: skip
 
 
 def still(roi, site):
@@ -73,10 +55,10 @@ def test_mirror_swaps_left_and_right(cohort):
 @given(seed=st.integers(0, 2**31))
 def test_every_sample_is_valid(cohort, seed):
     _, host, rois = cohort
-    draw = place.sample(np.random.default_rng(seed), host, rois, PARAMS)
+    draw = place.sample(np.random.default_rng(seed), host, rois, toy.PLACE)
     roi = next(r for r in rois if r.name == draw.roi)
-    images, labels = place.apply(host, roi, draw, PARAMS["edge_mm"])
-    passed = place.checks(host, images, labels, PARAMS["edge_mm"])
+    images, labels = place.apply(host, roi, draw, toy.PLACE["edge_mm"])
+    passed = place.checks(host, images, labels, toy.PLACE["edge_mm"])
     assert all(passed.values()), passed
     assert set(np.unique(labels)) <= {0, 1, 2, 3}
     scale = np.prod(draw.scale)
@@ -109,7 +91,7 @@ def test_the_transition_is_gradual_and_centred_on_the_boundary():
 
 def test_the_sidecar_reproduces_the_sample(cohort, tmp_path):
     folder, host, rois = cohort
-    run_stage(folder, tmp_path)
+    toy.make_samples(folder, tmp_path)
     stem = tmp_path / f"sub-H1_space-{toy.LABEL}_desc-coarse001"
     record = read_json(f"{stem}.json")
     draw = Draw(**record["draw"])
@@ -126,7 +108,7 @@ def test_the_sidecar_reproduces_the_sample(cohort, tmp_path):
 
 def test_files_away_from_the_tumour_hold_the_hosts_voxels(cohort, tmp_path):
     folder, host, _ = cohort
-    run_stage(folder, tmp_path)
+    toy.make_samples(folder, tmp_path)
     for number in range(2):
         stem = tmp_path / f"sub-H1_space-{toy.LABEL}_desc-coarse{number:03d}"
         near = (
@@ -141,8 +123,8 @@ def test_files_away_from_the_tumour_hold_the_hosts_voxels(cohort, tmp_path):
 
 def test_same_seed_same_bytes_and_draws_differ(cohort, tmp_path):
     folder, _, _ = cohort
-    run_stage(folder, tmp_path / "a")
-    run_stage(folder, tmp_path / "b")
+    toy.make_samples(folder, tmp_path / "a")
+    toy.make_samples(folder, tmp_path / "b")
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert len(names) == 2 * 4
     for name in names:
@@ -155,7 +137,7 @@ def test_same_seed_same_bytes_and_draws_differ(cohort, tmp_path):
 
 def test_donors_are_only_those_named(cohort, tmp_path):
     folder, _, _ = cohort
-    run_stage(folder, tmp_path, donors=("A3",))
+    toy.make_samples(folder, tmp_path, donors=("A3",))
     assert {read_json(p)["donor"] for p in tmp_path.glob("*.json")} == {"A3"}
 
 
@@ -165,7 +147,7 @@ def test_a_tumour_that_fits_nowhere_is_said(cohort):
         InputError, match=r"sub-H1: no place found in 5 draws \(5 outside the brain\)"
     ):
         place.sample(
-            np.random.default_rng(0), host, rois, PARAMS | {"scale": [8.0, 9.0], "tries": 5}
+            np.random.default_rng(0), host, rois, toy.PLACE | {"scale": [8.0, 9.0], "tries": 5}
         )
 
 

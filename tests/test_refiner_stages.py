@@ -11,20 +11,13 @@ import pytest
 import torch
 import toy
 
-from tumorfab import checkpoint, place, refine, stage, train_refiner
+from tumorfab import checkpoint, refine, stage, train_refiner
 from tumorfab.stage import InputError, read_json
 from tumorfab.volume import load
 
 PARAMS = {"steps": 30, "encoder_steps": 30, "batch": 2, "patch": 16, "channels": 4,
           "learning_rate": 3e-3, "adversarial": 0.1, "classes": 0.1, "perceptual": 0.5,
           "content": 1.0}  # fmt: skip
-PLACE = {
-    "rotation_deg": 30,
-    "scale": [0.8, 1.2],
-    "intensity_jitter": 0.1,
-    "edge_mm": 4.0,
-    "tries": 50,
-}
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +25,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("refiner")
     hosts, cases = toy.write_cohort(folder)
     for host in hosts:
-        place.main(
-            ["--host", host, "--anat", str(folder / f"sub-{host}/anat"), "--donor", *cases[:2],
-             "--bank", str(folder / "bank"), "--draws", "2", "--seed", "7", "--label", toy.LABEL,
-             "--modality", *toy.MODALITIES, "--params", json.dumps(PLACE),
-             "--out", str(folder / f"set/sub-{host}/anat")]
-        )  # fmt: skip
+        toy.make_samples(folder, folder / f"set/sub-{host}/anat", host, tuple(cases[:2]))
     return folder
 
 

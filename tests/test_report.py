@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from tumorfab import figures, report, stage
+from tumorfab import figures, report, stage, stats
 from tumorfab.config import validated
 from tumorfab.stage import InputError
 from tumorfab.volume import save
@@ -134,7 +134,7 @@ class Study:
 
     def summary(self) -> dict[tuple[int, str, str], dict[str, Any]]:
         scores = report.read_scores([run / "scores.csv" for run in self.runs], ["real", "tf"])
-        rows = report.summarise(scores, self.config["seed"])
+        rows = stats.summarise(scores, self.config["seed"])
         return {(row["k"], row["region"], row["arm"]): row for row in rows}
 
 
@@ -248,7 +248,7 @@ def test_the_config_orders_the_arms_whatever_the_order_of_the_files(
     scores = report.read_scores(paths, arms)
     pd.testing.assert_frame_equal(report.read_scores(paths[::-1], arms), scores)
     assert scores["arm"].drop_duplicates().tolist() == arms
-    assert [row["arm"] for row in report.summarise(scores, 1)][:2] == arms
+    assert [row["arm"] for row in stats.summarise(scores, 1)][:2] == arms
 
 
 def test_real_is_compared_at_the_same_k_only(study: Study) -> None:
@@ -277,7 +277,7 @@ def test_a_zero_counts_only_when_every_seed_has_it() -> None:
     scores = pd.concat(
         score_rows("real", 2, 0, seed, {"A": [0.0, 0.4][seed], "B": 0.0}) for seed in (0, 1)
     )
-    rows = {row["region"]: row for row in report.summarise(scores, 1)}
+    rows = {row["region"]: row for row in stats.summarise(scores, 1)}
     assert rows["WT"]["zeros"] == 1
     assert rows["WT"]["seeds"] == 2
 
@@ -288,15 +288,15 @@ def test_the_interval_lies_in_the_range_and_moves_with_the_values(
     values: list[float], shift: float
 ) -> None:
     array = np.array(values)
-    low, high = report.bootstrap(array, np.random.default_rng(0))
+    low, high = stats.bootstrap(array, np.random.default_rng(0))
     assert array.min() - 1e-9 <= low <= high <= array.max() + 1e-9
-    moved = report.bootstrap(array + shift, np.random.default_rng(0))
+    moved = stats.bootstrap(array + shift, np.random.default_rng(0))
     assert moved == pytest.approx((low + shift, high + shift), abs=1e-9)
 
 
 def test_the_interval_has_the_width_of_the_normal_one_for_many_cases() -> None:
     values = np.random.default_rng(1).normal(0.1, 0.2, 400)
-    low, high = report.bootstrap(values, np.random.default_rng(2))
+    low, high = stats.bootstrap(values, np.random.default_rng(2))
     half = 1.96 * values.std() / 20
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.002)
 

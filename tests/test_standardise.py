@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tumorfab import brain, register, standardise, template, tissue, volume
-from tumorfab.stage import InputError
+from tumorfab.stage import InputError, write_json
 from tumorfab.volume import Volume
 
 
@@ -23,6 +23,8 @@ def study(tmp_path_factory) -> Path:
         volume.save(f"{stem}_desc-brain_mask.nii.gz", subject.mask, subject.scan.affine)
     xfm = f"{folder}/H/sub-H_from-T1w_to-{brain.SPACE}_mode-image_xfm.txt"
     sitk.WriteTransform(pose(), xfm)
+    for name, cohort in (("A", "annotated"), ("H", "healthy")):
+        write_json(folder / name / f"sub-{name}_desc-preproc.json", {"cohort": cohort})
     make_template(folder)
     return folder
 
@@ -154,7 +156,8 @@ def test_missing_transform(study, tmp_path):
     (tmp_path / "template").symlink_to(study / "template")
     (tmp_path / "H").mkdir()
     mask = study / "H" / "sub-H_desc-brain_mask.nii.gz"
-    (tmp_path / "H" / mask.name).write_bytes(mask.read_bytes())
+    for path in (mask, mask.with_name("sub-H_desc-preproc.json")):
+        (tmp_path / "H" / path.name).write_bytes(path.read_bytes())
     with pytest.raises(InputError, match=r"mode-image_xfm.txt: no such file"):
         standardise.main(arguments(tmp_path, "H", "healthy"))
 

@@ -19,6 +19,7 @@ from tumorfab.stage import InputError
 from tumorfab.volume import (
     Grid,
     Volume,
+    box,
     from_sitk,
     load,
     load_grid,
@@ -436,3 +437,12 @@ def test_resampling_twice_gives_the_same_bytes() -> None:
     volume = Volume(smooth(), np.diag([2.0, 2.0, 2.0, 1.0]))
     grid = volume.grid.coarsened(3)
     assert resample(volume, grid).tobytes() == resample(volume, grid).tobytes()
+
+
+def test_box_is_tight_and_its_margin_ends_at_the_volume():
+    mask = np.zeros((10, 11, 12), bool)
+    mask[2, 3, 4] = mask[4, 9, 5] = True
+    assert box(mask) == (slice(2, 5), slice(3, 10), slice(4, 6))
+    assert box(mask, 3) == (slice(0, 8), slice(0, 11), slice(1, 9))
+    with pytest.raises(ValueError, match="empty mask"):
+        box(np.zeros((3, 3, 3), bool))

@@ -1,17 +1,21 @@
 """A toy cohort in the analysis space, written as `standardise` writes it: ball-shaped brains."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from tumorfab import bank, stage
+from tumorfab import bank, place, stage
 from tumorfab.place import Host, load_host
 from tumorfab.volume import Grid, save
 
 LABEL = "analysis"
 MODALITIES = ["T1w", "T2w"]
 GRID = Grid((40, 44, 36), np.diag([-4.0, -4.0, 4.0, 1.0]))
+PLACE = {"rotation_deg": 30, "scale": [0.8, 1.2], "intensity_jitter": 0.1, "edge_mm": 4.0,
+         "tries": 50}  # fmt: skip
 CONTRAST = {  # CSF, GM, WM, then NCR, ED, ET
     "T1w": (-3.0, 0.0, 1.0, -2.0, -0.7, 0.8),
     "T2w": (4.0, 0.0, -1.0, 3.5, 2.5, 1.5),
@@ -75,3 +79,18 @@ def write_cohort(results: Path) -> tuple[list[str], list[str]]:
 def read_host(results: Path, subject: str) -> Host:
     """The host as the placement stage reads it."""
     return load_host(subject, results / f"sub-{subject}" / "anat", LABEL, MODALITIES)
+
+
+def make_samples(
+    results: Path,
+    out: Path,
+    host: str = "H1",
+    donors: tuple[str, ...] = ("A1", "A2"),
+    **params: Any,
+) -> None:
+    """Run the placement stage: two coarse samples of one host, written to `out`."""
+    place.main(
+        ["--host", host, "--anat", str(results / f"sub-{host}/anat"), "--donor", *donors,
+         "--bank", str(results / "bank"), "--draws", "2", "--seed", "7", "--label", LABEL,
+         "--modality", *MODALITIES, "--params", json.dumps(PLACE | params), "--out", str(out)]
+    )  # fmt: skip

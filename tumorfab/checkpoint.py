@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tumorfab.stage import InputError, atomic
+from tumorfab.stage import InputError, atomic, write_text
 
 
 def fingerprint(*what: Any) -> str:
@@ -65,3 +65,10 @@ def save_model(path: Path, kind: str, modalities: list[str], **content: Any) -> 
     # Through a handle: given a path, torch writes its name, here a random one, into the file.
     with atomic(path) as temporary, open(temporary, "wb") as handle:
         torch.save({"kind": kind, "modalities": modalities, **content}, handle)
+
+
+def write_history(path: Path, history: list[dict[str, float]], columns: list[str]) -> None:
+    """Write a training's history as CSV, a row per step; a value that a step lacks is empty."""
+    names = ["step", *columns]
+    rows = [",".join(f"{row[c]:.6g}" if c in row else "" for c in names) for row in history]
+    write_text(path, "\n".join([",".join(names), *rows]) + "\n")

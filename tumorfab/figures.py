@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from tumorfab import stage
+from tumorfab import samples, stage
 from tumorfab.bank import case_files
 from tumorfab.volume import Affine, Image, Labels, load_grid, load_on
 
@@ -250,17 +250,16 @@ def _sides(axes: Axes) -> None:
 def sample_strip(sidecar: Path, config: dict[str, Any]) -> dict[str, str]:
     """`picture` and `caption` of a synthetic sample: host, coarse, refined if it exists, labels."""
     record, modality = stage.read_json(sidecar), config["modalities"][0]
-    stem, host = sidecar.stem, record["host"]
-    dseg = sidecar.with_name(f"{stem}_dseg.nii.gz")
-    grid = load_grid(dseg)
-    labels = load_on(dseg, grid, labels=True)
+    host = record["host"]
+    grid = load_grid(samples.dseg(sidecar))
+    labels = load_on(samples.dseg(sidecar), grid, labels=True)
     files = case_files(
         Path(config["results"]) / f"sub-{host}" / "anat", host, config["space"]["label"]
     )
     healthy = load_on(str(files["image"]).format(modality), grid)
-    coarse = load_on(sidecar.with_name(f"{stem}_{modality}.nii.gz"), grid)
+    coarse = load_on(samples.image(sidecar, modality), grid)
     tiles = [Tile(f"host, {modality}", healthy), Tile("coarse (TF-Aug)", coarse)]
-    refined = sidecar.with_name(f"{stem.replace('_desc-coarse', '_desc-tf')}_{modality}.nii.gz")
+    refined = samples.image(samples.refined(sidecar), modality)
     if refined.exists():
         tiles.append(Tile("refined (TF-GAN)", load_on(refined, grid)))
     tiles.append(Tile("labels", tiles[-1].image, labels))

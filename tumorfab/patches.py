@@ -26,13 +26,11 @@ class Case:
 
     @classmethod
     def cropped(
-        cls, name: str, images: list[Image], labels: Labels, keep: NDArray[np.bool_]
+        cls, name: str, images: list[Image], labels: Labels, where: tuple[slice, ...]
     ) -> "Case":
-        """The case cropped to the bounding box of `keep`."""
-        axes = [np.flatnonzero(keep.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-        box = tuple(slice(int(a[0]), int(a[-1]) + 1) for a in axes)
-        stacked = np.stack([image[box] for image in images]).astype(np.float16)
-        return cls(name, stacked, np.ascontiguousarray(labels[box]))
+        """The part of the case that lies in the box `where`."""
+        stacked = np.stack([image[where] for image in images]).astype(np.float16)
+        return cls(name, stacked, np.ascontiguousarray(labels[where]))
 
     def digest(self) -> str:
         """Hash of name and content: two runs on equal data are the same run."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from tumorfab import __version__, bank, stage
+from tumorfab import __version__, bank, samples, stage
 from tumorfab.bank import CLASSES, Roi
 from tumorfab.contrast import Reference, reference
 from tumorfab.stage import InputError
@@ -245,19 +245,18 @@ def main(argv: list[str] | None = None) -> None:
         roi = next(r for r in rois if r.name == draw.roi)
         images, labels = apply(host, roi, draw, args.params["edge_mm"])
         passed = checks(host, images, labels, args.params["edge_mm"])
-        stem = f"sub-{args.host}_space-{args.label}"
-        sample_name = f"{stem}_desc-coarse{number:03d}"
+        sidecar = args.out / f"sub-{args.host}_space-{args.label}_desc-coarse{number:03d}.json"
         failed = [name for name, ok in passed.items() if not ok]
         if failed:
             raise InputError(
-                f"{sample_name}: failed the check '{failed[0]}'; "
+                f"{sidecar.stem}: failed the check '{failed[0]}'; "
                 f"report this with its draw {asdict(draw)}"
             )
         for modality, image in images.items():
-            save(args.out / f"{sample_name}_{modality}.nii.gz", image, host.grid.affine)
-        save(args.out / f"{sample_name}_dseg.nii.gz", labels, host.grid.affine)
+            save(samples.image(sidecar, modality), image, host.grid.affine)
+        save(samples.dseg(sidecar), labels, host.grid.affine)
         stage.write_json(
-            args.out / f"{sample_name}.json",
+            sidecar,
             {
                 "host": args.host,
                 "donor": roi.donor,

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tumorfab import __version__, checkpoint, gpu, refiner, stage
+from tumorfab import __version__, checkpoint, gpu, refiner, samples, stage
 from tumorfab.train_refiner import tissue_relative
-from tumorfab.volume import Image, Labels, lattice, load_grid, load_on, save
+from tumorfab.volume import Image, Labels, box, lattice, load_grid, load_on, save
 
 MARGIN = 12  # voxels: the support reaches 3, the rest is context for the network
 
@@ -32,22 +32,19 @@ def refine(
 ) -> list[Image]:
     """Refine one sample. `images` per modality (I, J, K) in image units; `labels` (I, J, K)."""
     device = next(generator.parameters()).device
-    where = np.argwhere(labels > 0)
-    low = np.maximum(where.min(0) - MARGIN, 0)
-    high = np.minimum(where.max(0) + 1 + MARGIN, labels.shape)
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    relative = np.stack(tissue_relative([image[box] for image in images], references))
+    window = box(labels > 0, MARGIN)
+    relative = np.stack(tissue_relative([image[window] for image in images], references))
     size = relative.shape[1:]
     padded = [(0, 0)] + [(0, -n % 4) for n in size]  # three levels halve twice
     x = torch.from_numpy(np.pad(relative, padded))[None].to(device)
-    y = torch.from_numpy(np.pad(labels[box], padded[1:]).astype(np.int64))[None].to(device)
+    y = torch.from_numpy(np.pad(labels[window], padded[1:]).astype(np.int64))[None].to(device)
     change = (generator(x, y) - x)[0].cpu().numpy()[(slice(None), *(slice(0, n) for n in size))]
     refined = []
     for image, residual, (_, scale) in zip(images, change, references, strict=True):
         limit = 32767 * lattice(image)  # what the file holds without moving the other voxels
         result = image.copy()
         # Adding the change, which is exactly 0 outside the support, leaves the rest bit-identical.
-        result[box] = np.clip(image[box] + scale * residual, -limit, limit)
+        result[window] = np.clip(image[window] + scale * residual, -limit, limit)
         refined.append(result)
     return refined
 
@@ -71,23 +68,18 @@ def main(argv: list[str] | None = None) -> None:
         generator = load_generator(args.refiner, args.modality, device)
         for sidecar in stage.progress(args.samples, "refining"):
             record = stage.read_json(sidecar)
-            coarse, refined_name = sidecar.stem, sidecar.stem.replace("_desc-coarse", "_desc-tf")
-            dseg = sidecar.with_name(f"{coarse}_dseg.nii.gz")
-            grid = load_grid(dseg)
-            labels = load_on(dseg, grid, labels=True)
-            images = [
-                load_on(sidecar.with_name(f"{coarse}_{m}.nii.gz"), grid) for m in args.modality
-            ]
+            refined = samples.refined(sidecar)
+            grid = load_grid(samples.dseg(sidecar))
+            labels = load_on(samples.dseg(sidecar), grid, labels=True)
+            images = [load_on(samples.image(sidecar, m), grid) for m in args.modality]
             references = [record["reference"][m] for m in args.modality]
             for modality, image in zip(
                 args.modality, refine(generator, images, labels, references), strict=True
             ):
-                save(sidecar.with_name(f"{refined_name}_{modality}.nii.gz"), image, grid.affine)
-            save(sidecar.with_name(f"{refined_name}_dseg.nii.gz"), labels, grid.affine)
-            stage.write_json(
-                sidecar.with_name(f"{refined_name}.json"),
-                {**record, "coarse": coarse, "refiner_sha256": digest, "tumorfab": __version__},
-            )
+                save(samples.image(refined, modality), image, grid.affine)
+            save(samples.dseg(refined), labels, grid.affine)
+            provenance = {"coarse": sidecar.stem, "refiner_sha256": digest, "tumorfab": __version__}
+            stage.write_json(refined, {**record, **provenance})
 
 
 if __name__ == "__main__":

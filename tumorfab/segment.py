@@ -17,10 +17,10 @@ from monai.losses import DiceCELoss
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from tumorfab import bank, checkpoint, gpu, metrics, patches, stage
+from tumorfab import bank, checkpoint, gpu, metrics, patches, samples, stage
 from tumorfab.networks import backbone
 from tumorfab.patches import Case
-from tumorfab.volume import Image, Labels, load_grid, load_on, save
+from tumorfab.volume import Image, Labels, box, load_grid, load_on, save
 
 LEVELS = 4
 SAVE_EVERY = 100
@@ -45,8 +45,8 @@ def read_case(images: list[Path], dseg: Path) -> Case:
     """A training case, cropped to the brain."""
     grid = load_grid(dseg)
     volumes = [standardised(load_on(path, grid)) for path in images]
-    keep = np.any([v != 0 for v in volumes], axis=0)
-    return Case.cropped(dseg.name, volumes, load_on(dseg, grid, labels=True), keep)
+    brain = np.any([v != 0 for v in volumes], axis=0)
+    return Case.cropped(dseg.name, volumes, load_on(dseg, grid, labels=True), box(brain))
 
 
 def regions(labels: torch.Tensor) -> torch.Tensor:
@@ -197,14 +197,12 @@ def main(argv: list[str] | None = None) -> None:
         found = bank.case_files(args.results / f"sub-{subject}" / "anat", subject, args.label)
         return [Path(str(found["image"]).format(m)) for m in args.modality], found["dseg"]
 
-    refuse_leaks(args.samples, args.train)
+    for sidecar in args.samples:
+        samples.read(sidecar, args.train)  # refuses a sample of any other donor
     real = [read_case(*files(subject)) for subject in args.train]
     validation = [read_case(*files(subject)) for subject in args.validation]
     synthetic = [
-        read_case(
-            [s.with_name(f"{s.stem}_{m}.nii.gz") for m in args.modality],
-            s.with_name(f"{s.stem}_dseg.nii.gz"),
-        )
+        read_case([samples.image(s, m) for m in args.modality], samples.dseg(s))
         for s in stage.progress(args.samples, "reading synthetic samples")
     ]
     digests = [[c.digest() for c in cases] for cases in (real, synthetic, validation)]
@@ -232,9 +230,7 @@ def main(argv: list[str] | None = None) -> None:
             images = np.stack([standardised(load_on(path, grid)) for path in paths])
             name = f"sub-{subject}_space-{args.label}_desc-pred_dseg.nii.gz"
             save(args.out / name, predict(network, images, args.params["patch"]), grid.affine)
-    columns = ["step", "loss", "validation_dice"]
-    rows = [",".join(f"{row[c]:.6g}" if c in row else "" for c in columns) for row in history]
-    stage.write_text(args.out / "training.csv", "\n".join([",".join(columns), *rows]) + "\n")
+    checkpoint.write_history(args.out / "training.csv", history, ["loss", "validation_dice"])
     checkpoint.save_model(
         args.out / "model.pt",
         "segmentor",
@@ -243,16 +239,6 @@ def main(argv: list[str] | None = None) -> None:
         channels=args.params["channels"],
     )
     state_path.unlink(missing_ok=True)
-
-
-def refuse_leaks(sidecars: list[Path], training: list[str]) -> None:
-    """Raise `InputError` when a synthetic sample's donor is not one of the run's training cases."""
-    for sidecar in sidecars:
-        donor = stage.read_json(sidecar)["donor"]
-        if donor not in training:
-            raise stage.InputError(
-                f"{sidecar}: its donor {donor} is not a training case of this run"
-            )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from tumorfab import brain, register, tissue, volume
-from tumorfab.stage import InputError, run, write_json
+from tumorfab.stage import InputError, read_json, run, write_json
 from tumorfab.template import transform_path
 from tumorfab.volume import Grid, Image, Labels, Volume
 
@@ -50,12 +50,20 @@ def segmentation(path: Path, grid: Grid) -> Labels:
     return volume.resample(Volume(merged, labels.affine), grid, labels=True)
 
 
-def _transform(args: argparse.Namespace, modality: str) -> sitk.Transform | None:
-    """Analysis points to native points; None where the native space is the analysis space."""
-    if args.cohort == "annotated":
+def native_transform(
+    anat: Path, template: Path, subject: str, modality: str, label: str
+) -> sitk.AffineTransform | None:
+    """Analysis points to points of a native scan; None where that scan lies in the analysis space.
+
+    `anat` is the subject's results folder. Raises `InputError` for a missing file.
+    """
+    evidence = read_json(anat / f"sub-{subject}_desc-preproc.json")
+    if evidence["cohort"] == "annotated":
         return None
-    name = f"sub-{args.subject}_from-{modality}_to-{brain.SPACE}_mode-image_xfm.txt"
-    parts = [transform_path(args.template, args.label), args.anat / name]
+    parts = [
+        transform_path(template, label),
+        anat / f"sub-{subject}_from-{modality}_to-{brain.SPACE}_mode-image_xfm.txt",
+    ]
     for path in parts:
         if not path.is_file():
             raise InputError(f"{path}: no such file; run the stage that makes it")
@@ -87,11 +95,15 @@ def main(argv: list[str] | None = None) -> None:
     )
     reference = args.modality[0]
     native = volume.load(args.anat / f"sub-{args.subject}_desc-brain_mask.nii.gz")
-    mask = volume.resample(native, grid, _transform(args, reference)) >= 0.5
+    transforms = {
+        m: native_transform(args.anat, args.template, args.subject, m, args.label)
+        for m in args.modality
+    }
+    mask = volume.resample(native, grid, transforms[reference]) >= 0.5
     images, scales = {}, {}
     for modality in args.modality:
         path = args.anat / f"sub-{args.subject}_desc-N4_{modality}.nii.gz"
-        moved = volume.resample(volume.load(path), grid, _transform(args, modality))
+        moved = volume.resample(volume.load(path), grid, transforms[modality])
         try:
             images[modality], scales[modality] = normalise(moved, mask)
         except ValueError as error:

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from tumorfab import bank, checkpoint, gpu, patches, refiner, stage
+from tumorfab import bank, checkpoint, gpu, patches, refiner, samples, stage
 from tumorfab.contrast import Reference
 from tumorfab.networks import backbone
 from tumorfab.patches import Case
-from tumorfab.volume import Image, load_grid, load_on
+from tumorfab.volume import Image, box, load_grid, load_on
 
 SAVE_EVERY = 50
 EMA = 0.99
+LOSSES = ["encoder", "discriminator", "adversarial", "classes", "perceptual", "content"]
 
 
 def load_case(
@@ -32,13 +33,9 @@ def load_case(
     labels = load_on(dseg, grid, labels=True)
     volumes = [load_on(path, grid) for path in images.values()]
     relative = tissue_relative(volumes, [references[m] for m in images])
-    keep = np.zeros(labels.shape, bool)
-    where = np.argwhere(labels > 0)
-    if not len(where):
+    if not labels.any():
         raise stage.InputError(f"{dseg}: holds no tumour; make it again")
-    low, high = np.maximum(where.min(0) - edge, 0), where.max(0) + edge + 1
-    keep[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
-    return Case.cropped(dseg.name, relative, labels, keep)
+    return Case.cropped(dseg.name, relative, labels, box(labels > 0, edge))
 
 
 def tissue_relative(images: list[Image], references: list[list[float]]) -> list[Image]:
@@ -225,17 +222,9 @@ def main(argv: list[str] | None = None) -> None:
         real.append(load_case(images, files["dseg"], references, edge))
     coarse = []
     for sidecar in stage.progress(args.samples, "reading coarse samples"):
-        record = stage.read_json(sidecar)
-        if record["donor"] not in args.donor:
-            raise stage.InputError(
-                f"{sidecar}: its donor {record['donor']} is not a training case; make it again"
-            )
-        images = {m: sidecar.with_name(f"{sidecar.stem}_{m}.nii.gz") for m in args.modality}
-        coarse.append(
-            load_case(
-                images, sidecar.with_name(f"{sidecar.stem}_dseg.nii.gz"), record["reference"], edge
-            )
-        )
+        references = samples.read(sidecar, args.donor)["reference"]
+        images = {m: samples.image(sidecar, m) for m in args.modality}
+        coarse.append(load_case(images, samples.dseg(sidecar), references, edge))
 
     run = checkpoint.fingerprint(
         args.params, args.seed, args.modality, [c.digest() for c in real + coarse]
@@ -245,17 +234,7 @@ def main(argv: list[str] | None = None) -> None:
         weights, history = train(
             real, coarse, args.params, args.seed, device, state_path, writer, run
         )
-    columns = [
-        "step",
-        "encoder",
-        "discriminator",
-        "adversarial",
-        "classes",
-        "perceptual",
-        "content",
-    ]
-    rows = [",".join(f"{row[c]:.6g}" if c in row else "" for c in columns) for row in history]
-    stage.write_text(args.out / "training.csv", "\n".join([",".join(columns), *rows]) + "\n")
+    checkpoint.write_history(args.out / "training.csv", history, LOSSES)
     checkpoint.save_model(
         args.out / "refiner.pt",
         "refiner",

@@ -74,6 +74,18 @@ class Volume:
         return Grid((i, j, k), self.affine)
 
 
+def box(mask: NDArray[np.bool_], margin: int = 0) -> tuple[slice, slice, slice]:
+    """The smallest box around the True voxels of a (I, J, K) mask, `margin` voxels wider on each
+    side where the volume goes on. Raises `ValueError` for an empty mask."""
+    ranges = []
+    for axis, size in enumerate(mask.shape):
+        hit = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
+        if not len(hit):
+            raise ValueError("an empty mask has no box")
+        ranges.append(slice(max(0, int(hit[0]) - margin), min(size, int(hit[-1]) + 1 + margin)))
+    return ranges[0], ranges[1], ranges[2]
+
+
 def load(path: Path | str) -> Volume:
     """Load a 3D image as float32 (a trailing axis of length 1 is dropped).
 

@@ -30,6 +30,7 @@ rule preprocess_healthy:
     params:
         code=code("preprocess"),
         section=section("preprocess"),
+        cohort="healthy",
         brain=config["healthy"]["brain"],
         images=lambda wildcards, input: [
             f"--image {m}={path}" for m, path in zip(MODALITIES, input.scans)
@@ -37,14 +38,12 @@ rule preprocess_healthy:
         out=lambda wildcards, output: str(Path(output.mask).parent),
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.preprocess"
-        " --subject {wildcards.subject} --cohort healthy --brain {params.brain} {params.images}"
+        " --subject {wildcards.subject} --cohort {params.cohort} --brain {params.brain} {params.images}"
         " --params {params.section:q} --out {params.out} > {log} 2>&1"
 
 
-rule preprocess_annotated:
-    input:
-        checked=ancient(rules.ingest.output.subjects),
-        scans=lambda wildcards: subjects.loc[wildcards.subject, MODALITIES].tolist(),
+# An annotated case is stripped already, and is not taken to the template by itself.
+use rule preprocess_healthy as preprocess_annotated with:
     output:
         [
             f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-N4_{m}.nii.gz"
@@ -52,28 +51,11 @@ rule preprocess_annotated:
         ],
         mask=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-brain_mask.nii.gz",
         evidence=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-preproc.json",
-    log:
-        f"{R}/logs/preprocess/{{subject}}.log",
-    benchmark:
-        f"{R}/benchmarks/preprocess/{{subject}}.tsv"
     wildcard_constraints:
         subject="|".join(ANNOTATED),
-    conda:
-        ENV
-    resources:
-        mem_mb=3000,
-        runtime=30,
     params:
-        code=code("preprocess"),
-        section=section("preprocess"),
-        images=lambda wildcards, input: [
-            f"--image {m}={path}" for m, path in zip(MODALITIES, input.scans)
-        ],
-        out=lambda wildcards, output: str(Path(output.mask).parent),
-    shell:
-        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.preprocess"
-        " --subject {wildcards.subject} --cohort annotated --brain none {params.images}"
-        " --params {params.section:q} --out {params.out} > {log} 2>&1"
+        cohort="annotated",
+        brain="none",
 
 
 # Training cases only: not even the position of a test brain may reach the hosts.
@@ -135,13 +117,16 @@ rule standardise_healthy:
         modalities=MODALITIES,
         anat=lambda wildcards, output: str(Path(output.evidence).parent),
         template=lambda wildcards, input: str(Path(input.template[0]).parent),
+        cohort="healthy",
+        seg="",
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.standardise"
-        " --subject {wildcards.subject} --cohort healthy --modality {params.modalities}"
-        " --anat {params.anat} --template {params.template} --label {params.label} > {log} 2>&1"
+        " --subject {wildcards.subject} --cohort {params.cohort} --modality {params.modalities}"
+        " --anat {params.anat} --template {params.template} --label {params.label} {params.seg}"
+        " > {log} 2>&1"
 
 
-rule standardise_annotated:
+use rule standardise_healthy as standardise_annotated with:
     input:
         rules.preprocess_annotated.output,
         template=rules.template.output,
@@ -150,28 +135,11 @@ rule standardise_annotated:
         images("{subject}"),
         standardised("{subject}", "dseg"),
         evidence=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_space-{S}_desc-preproc.json",
-    log:
-        f"{R}/logs/standardise/{{subject}}.log",
-    benchmark:
-        f"{R}/benchmarks/standardise/{{subject}}.tsv"
     wildcard_constraints:
         subject="|".join(ANNOTATED),
-    conda:
-        ENV
-    resources:
-        mem_mb=3000,
-        runtime=20,
     params:
-        code=code("standardise"),
-        label=S,
-        modalities=MODALITIES,
-        anat=lambda wildcards, output: str(Path(output.evidence).parent),
-        template=lambda wildcards, input: str(Path(input.template[0]).parent),
-    shell:
-        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.standardise"
-        " --subject {wildcards.subject} --cohort annotated --modality {params.modalities}"
-        " --anat {params.anat} --template {params.template} --label {params.label}"
-        " --seg {input.seg:q} > {log} 2>&1"
+        cohort="annotated",
+        seg=lambda wildcards, input: f"--seg {shlex.quote(input.seg)}",
 
 
 # Both rules can make the files of an annotated case; only the narrower one should.

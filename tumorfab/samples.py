@@ -1,0 +1,33 @@
+"""Synthetic samples on disk: a sidecar (.json) and, beside it, the volumes that it describes."""
+
+from pathlib import Path
+from typing import Any
+
+from tumorfab.stage import InputError, read_json
+
+
+def image(sidecar: Path, modality: str) -> Path:
+    """The sample's image of one modality."""
+    return sidecar.with_name(f"{sidecar.stem}_{modality}.nii.gz")
+
+
+def dseg(sidecar: Path) -> Path:
+    """The sample's label map."""
+    return sidecar.with_name(f"{sidecar.stem}_dseg.nii.gz")
+
+
+def refined(sidecar: Path) -> Path:
+    """The sidecar of the refined sample that is made from this coarse one."""
+    return sidecar.with_name(sidecar.name.replace("_desc-coarse", "_desc-tf"))
+
+
+def read(sidecar: Path, donors: list[str]) -> dict[str, Any]:
+    """The sidecar's record. Raises `InputError` when the tumour is not one of the `donors`': the
+    training cases of the run that asks, so that no other case's voxels can reach it."""
+    record: dict[str, Any] = read_json(sidecar)
+    if record["donor"] not in donors:
+        raise InputError(
+            f"{sidecar}: its donor {record['donor']} is not a training case of this run; "
+            "delete the sample and run again"
+        )
+    return record
