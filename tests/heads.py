@@ -38,6 +38,13 @@ def pose(
     return transform
 
 
+def stretched_pose(stretch: tuple[float, float, float]) -> sitk.AffineTransform:
+    """Template points to points of a head whose axes are stretched."""
+    transform = sitk.AffineTransform(3)
+    transform.Scale(stretch)
+    return transform
+
+
 @dataclass(frozen=True)
 class Head:
     """A scan, the true brain mask on its grid, and the true transform from template points."""

@@ -23,8 +23,8 @@ def study(tmp_path_factory) -> Path:
         volume.save(f"{stem}_desc-brain_mask.nii.gz", subject.mask, subject.scan.affine)
     xfm = f"{folder}/H/sub-H_from-T1w_to-{brain.SPACE}_mode-image_xfm.txt"
     sitk.WriteTransform(pose(), xfm)
-    for name, cohort in (("A", "annotated"), ("H", "healthy")):
-        write_json(folder / name / f"sub-{name}_desc-preproc.json", {"cohort": cohort})
+    for name, space in (("A", "shared"), ("H", "native")):
+        write_json(folder / name / f"sub-{name}_desc-preproc.json", {"space": space})
     make_template(folder)
     return folder
 

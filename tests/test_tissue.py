@@ -80,7 +80,7 @@ def test_oasis_tissues(real_data, subject):
     scan = volume.load(folder / f"{subject}_SS.nii.gz")
     truth = volume.load_labels(folder / f"{subject}_tissues.nii.gz").data
     params = {"n4_shrink_mm": 4.0, "min_correlation": 0.8, "brain_volume_ml": [900, 2100]}
-    outcome = preprocess.preprocess_healthy({"T1w": (folder, scan)}, "none", params)
+    outcome = preprocess.preprocess_native({"T1w": (folder, scan)}, "none", params)
     image, mask = outcome.images["T1w"].image, outcome.mask
     maps = template.warped(outcome.transforms["T1w"].GetInverse(), image.grid)
     priors = np.stack([maps[name] for name in tissue.CLASSES])

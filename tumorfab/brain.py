@@ -51,6 +51,10 @@ SULCUS_MM = 8.0
 AROUND_MM = 8.0
 # Weight of the template's boundary against the scan's, in the final one.
 TRUST = 0.3
+# Cisterns and fissures reach the brain's edge; what CSF lies deeper than this (mm) does not.
+DEEP_MM = 20.0
+# A point in both lateral ventricles of MNI152, posterior-anterior and up, 10 mm off the middle.
+VENTRICLE_MM = (0.0, 20.0)
 STRIPPED_ML = (400.0, 2600.0)
 
 
@@ -69,6 +73,16 @@ class Template:
     def distance(self) -> Image:
         """Distance in mm to the edge of the mask, negative inside."""
         return _distance(self.mask, self.t1.grid)
+
+    @cached_property
+    def ventricles(self) -> Mask:
+        """The lateral ventricles: of the CSF deep in the brain the piece around their middle."""
+        pieces, _ = ndimage.label((self.csf > 0.5) & (self.distance < -DEEP_MM))
+        inside = [
+            tuple(np.rint(np.linalg.inv(self.t1.affine) @ [x, *VENTRICLE_MM, 1])[:3].astype(int))
+            for x in (-10, 10)
+        ]
+        return np.isin(pieces, [pieces[at] for at in inside])
 
 
 @cache
@@ -98,33 +112,40 @@ def template(mm: float = 1.0) -> Template:
 class Extraction:
     """A brain mask on the grid of the scan, the transform from template points to the scan's, and
     the evidence: `overlap` is the Dice of the mask with the template's, `outside` the share of the
-    template's brain beyond the scan's field of view."""
+    template's brain beyond the scan's field of view, `gain` what registration added to the
+    agreement with the template over the best of its starts."""
 
     mask: Mask
     transform: sitk.AffineTransform
     overlap: float
     outside: float
+    gain: float
 
 
-def extract(head: Volume, modality: str) -> Extraction:
+def extract(head: Volume, modality: str, tumour: Mask | None = None) -> Extraction:
     """Find the brain in a whole head, in any orientation and with any amount of neck.
 
     The template is registered to the head from several starts under the vertex; its mask then
-    gives way to the scan's own boundary within a band around it. Raises `InputError` when no head
-    stands out from the background.
+    gives way to the scan's own boundary within a band around it. A `tumour` (on the grid of the
+    head) takes no part in the registration and belongs to the brain. Raises `InputError` when no
+    head stands out from the background.
     """
-    work = on_work_grid(head)
-    found = align(work, _starts(work), modality)
-    return _extraction(head, refine(work, found), found)
+    work, away = on_work_grid(head), _on_work_grid(tumour, head)
+    starts = _starts(work)
+    found = align(work, starts, modality, away)
+    mask = _at(refine(work, found), head)
+    gain = _gain(work, starts, found, away)
+    return _extraction(head, mask if tumour is None else mask | tumour, found, gain)
 
 
-def locate(image: Volume, mask: Mask, modality: str) -> Extraction:
+def locate(image: Volume, mask: Mask, modality: str, tumour: Mask | None = None) -> Extraction:
     """Align the template to a scan that is stripped already, with the brain in `mask`."""
     mni = template(COARSE_MM)
     brain = Volume(mask, image.affine)
     start = register.moments(Volume(mni.mask, mni.t1.affine), brain)
-    found = align(on_work_grid(image), [start], modality)
-    return _extraction(image, mask, found)
+    work, away = on_work_grid(image), _on_work_grid(tumour, image)
+    found = align(work, [start], modality, away)
+    return _extraction(image, mask, found, _gain(work, [start], found, away))
 
 
 def stripped(image: Volume) -> Mask:
@@ -162,8 +183,14 @@ def head_mask(image: Volume) -> Mask:
     return ndimage.binary_fill_holes(_largest(bright))
 
 
-def align(image: Volume, starts: list[sitk.AffineTransform], modality: str) -> sitk.AffineTransform:
-    """Template points to points of `image`: the best of several starts, then refined.
+def align(
+    image: Volume,
+    starts: list[sitk.AffineTransform],
+    modality: str,
+    tumour: Mask | None = None,
+) -> sitk.AffineTransform:
+    """Template points to points of `image`: the best of several starts, then refined. What lies
+    under `tumour` (on the grid of `image`) is not looked at.
 
     Once the scale is free, the brain's outline can run away to the scalp's: with correlation where
     the scalp is bright, with information where the template's edge takes part. So several ways are
@@ -184,12 +211,13 @@ def align(image: Volume, starts: list[sitk.AffineTransform], modality: str) -> s
         levels: tuple[float, ...] = (8.0,),
     ) -> sitk.AffineTransform:
         metric, region = way
-        return register.linear(mni.t1, image, region, start, metric, stages, levels).transform
+        found = register.linear(mni.t1, image, region, start, metric, stages, levels, tumour)
+        return found.transform
 
     def fit(transform: sitk.AffineTransform) -> tuple[bool, float]:
         size = abs(float(np.linalg.det(np.reshape(transform.GetMatrix(), (3, 3)))))
         plausible = PLAUSIBLE_SIZE[0] < size < PLAUSIBLE_SIZE[1]
-        return plausible, agreement(image, transform, reach=0.0)
+        return plausible, agreement(image, transform, 0.0, tumour)
 
     pose = max((moved(start, ways[0], register.STAGES[:1]) for start in starts), key=fit)
     scaled = [(moved(pose, way, register.STAGES[1:2]), way) for way in ways]
@@ -197,14 +225,19 @@ def align(image: Volume, starts: list[sitk.AffineTransform], modality: str) -> s
     return max(ends, key=fit)
 
 
-def agreement(image: Volume, transform: sitk.Transform, reach: float) -> float:
+def agreement(
+    image: Volume, transform: sitk.Transform, reach: float, tumour: Mask | None = None
+) -> float:
     """How much of the image the template's anatomy explains, whatever the contrast: 0 to 1.
 
     The multiple correlation coefficient of the image with the template's CSF, GM and WM maps, at
-    4 mm, up to `reach` mm outside the template's mask.
+    4 mm, up to `reach` mm outside the template's mask and outside the `tumour`.
     """
     mni = template(COARSE_MM)
     region = mni.distance < reach
+    if tumour is not None:
+        share = register.shrunk(Volume(tumour.astype(np.float32), image.affine), COARSE_MM)
+        region = region & (volume.resample(share, mni.t1.grid, transform) < 0.5)
     coarse = register.shrunk(image, COARSE_MM)
     values = volume.resample(coarse, mni.t1.grid, transform)[region].astype(np.float64)
     if values.std() == 0:
@@ -277,12 +310,33 @@ def _distance_to_template(grid: Grid, transform: sitk.AffineTransform) -> Image:
     return (volume.resample(shifted, grid, back) + far).astype(np.float32)
 
 
-def _extraction(image: Volume, mask: Mask, transform: sitk.AffineTransform) -> Extraction:
-    """`mask` is on the grid of `image` or on its work grid."""
-    if mask.shape != image.data.shape:
-        work = image.grid.coarsened(WORK_MM)
-        share = volume.resample(Volume(mask.astype(np.float32), work.affine), image.grid)
-        mask = ndimage.binary_fill_holes(_largest(share > 0.5))
+def _on_work_grid(mask: Mask | None, image: Volume) -> Mask | None:
+    """`mask` on the grid of `image`, brought to the work grid; None stays None."""
+    if mask is None:
+        return None
+    return on_work_grid(Volume(mask.astype(np.float32), image.affine)).data > 0.5
+
+
+def _at(mask: Mask, image: Volume) -> Mask:
+    """`mask` on the work grid of `image`, brought to the grid of `image`."""
+    work = image.grid.coarsened(WORK_MM)
+    share = volume.resample(Volume(mask.astype(np.float32), work.affine), image.grid)
+    return ndimage.binary_fill_holes(_largest(share > 0.5))
+
+
+def _gain(
+    work: Volume,
+    starts: list[sitk.AffineTransform],
+    found: sitk.AffineTransform,
+    tumour: Mask | None,
+) -> float:
+    before = max(agreement(work, start, 0.0, tumour) for start in starts)
+    return agreement(work, found, 0.0, tumour) - before
+
+
+def _extraction(
+    image: Volume, mask: Mask, transform: sitk.AffineTransform, gain: float
+) -> Extraction:
     prior = _distance_to_template(image.grid, transform) < 0
     overlap = (
         2 * np.count_nonzero(prior & mask) / (np.count_nonzero(prior) + np.count_nonzero(mask))
@@ -290,7 +344,7 @@ def _extraction(image: Volume, mask: Mask, transform: sitk.AffineTransform) -> E
     mni = template(COARSE_MM)
     view = register.shrunk(Volume(np.ones(image.data.shape, np.float32), image.affine), COARSE_MM)
     seen = volume.resample(view, mni.t1.grid, transform)[mni.mask] >= 0.5
-    return Extraction(mask, transform, float(overlap), float(1 - seen.mean()))
+    return Extraction(mask, transform, float(overlap), float(1 - seen.mean()), gain)
 
 
 def _distance(mask: Mask, grid: Grid) -> Image:

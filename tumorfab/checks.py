@@ -26,9 +26,9 @@ class Verdict:
 def check_subject(images: dict[str, str], seg: str, one_grid: bool, stripped: bool) -> Verdict:
     """Read all files of one subject and list what is wrong with them.
 
-    `images` maps modality to path; `seg` is the label map's path or "". With `one_grid` all images
-    must share a grid, and the label map must lie on it; with `stripped` the background must be
-    exactly 0.
+    `images` maps modality to path, the reference first; `seg` is the label map's path or "", and
+    lies on the grid of the reference. With `one_grid` all images do; with `stripped` the background
+    must be exactly 0.
     """
     problems: list[str] = []
     grids: dict[str, Grid] = {}
@@ -50,8 +50,9 @@ def check_subject(images: dict[str, str], seg: str, one_grid: bool, stripped: bo
             empty = not labels.data.any()
         except InputError as error:
             problems.append(str(error))
-    if one_grid and len(grids) > 1:
-        reference, *others = grids
+    reference = next(iter(images.values()))
+    if reference in grids:
+        others = [path for path in grids if path != reference and (one_grid or path == seg)]
         problems += [
             f"{path}: is on another grid than {reference} (shape {grids[path].shape} against "
             f"{grids[reference].shape}, or another affine); resample it onto that grid"

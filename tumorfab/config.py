@@ -89,6 +89,11 @@ def _cross_check(config: dict[str, Any]) -> None:
             f"config: study.k asks for {most} training cases, "
             f"but split.train is {config['split']['train']}"
         )
+    if config["annotated"]["space"] == "shared" and config["annotated"]["brain"] != "none":
+        raise InputError(
+            f"config: annotated.brain is {config['annotated']['brain']}, but cases in a shared "
+            "space are stripped already; set it to none, or annotated.space to native"
+        )
     for key in ("preprocess.brain_volume_ml", "place.scale"):
         section, name = key.split(".")
         low, high = config[section][name]

@@ -192,8 +192,9 @@ def check(cases: list[Case], params: dict[str, Any], threads: int) -> None:
     def verdict(case: Case) -> Verdict:
         annotated = case.cohort == "annotated"
         images = {kind: path for kind, path in case.files.items() if kind != "seg"}
-        stripped = annotated or params["healthy"]["brain"] == "none"
-        return check_subject(images, case.files.get("seg", ""), annotated, stripped)
+        shared = annotated and params["annotated"]["space"] == "shared"
+        stripped = params["annotated" if annotated else "healthy"]["brain"] == "none"
+        return check_subject(images, case.files.get("seg", ""), shared, stripped)
 
     with ThreadPoolExecutor(threads) as pool:  # inflating and scanning a volume hold no lock
         verdicts = progress(pool.map(verdict, cases), "checking subjects", len(cases))

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tumorfab import brain, register, volume
+from tumorfab import brain, evidence, register, volume
 from tumorfab.register import Mask
 from tumorfab.stage import InputError, atomic, run, write_json
 from tumorfab.volume import Volume
@@ -70,26 +70,23 @@ def correct_bias(image: Volume, mask: Mask, shrink_mm: float) -> Corrected:
     return Corrected(Volume(corrected, image.affine), (float(low), float(high)))
 
 
-def preprocess_healthy(images: Images, method: str, params: dict[str, Any]) -> Outcome:
-    """Healthy scans, whole heads (`method` registration) or stripped ones (none).
+def preprocess_native(
+    images: Images, method: str, params: dict[str, Any], seg: tuple[Path, Volume] | None = None
+) -> Outcome:
+    """Scans in a space of their own: whole heads, or stripped already (`method` none).
 
-    The first image is the reference: its brain is found, the others follow it rigidly.
+    The first image is the reference: its brain is found and aligned to the template, the others
+    follow it rigidly. A tumour (`seg`, on the grid of the reference) is left out of the alignment.
     Raises `InputError` that names the file when a check fails.
     """
     shrink = params["n4_shrink_mm"]
     (reference, (path, scan)), *others = images.items()
-    found, rough = _find_brain(path, scan, reference, method, shrink)
-    ml = float(found.mask.sum()) * scan.grid.voxel_volume / 1000
-    low, high = params["brain_volume_ml"]
-    if not low <= ml <= high:
-        raise InputError(
-            f"{path}: its brain measures {ml:.0f} ml, {low:g} to {high:g} are plausible; "
-            "look at the scan and leave it out, or widen preprocess.brain_volume_ml"
-        )
+    tumour = None if seg is None else seg[1].data > 0
+    found, rough = _find_brain(path, scan, reference, method, shrink, tumour)
     corrected = {reference: correct_bias(scan, found.mask, shrink)}
     transforms = {reference: found.transform}
     together: dict[str, dict[str, float]] = {}
-    for modality, (_, other) in others:
+    for modality, (other_path, other) in others:
         cleaned = _in_head(other, method, shrink)
         moved = _coregister(rough, cleaned, found.mask)
         transforms[modality] = register.compose(found.transform, moved)
@@ -98,33 +95,43 @@ def preprocess_healthy(images: Images, method: str, params: dict[str, Any]) -> O
         together[modality] = _togetherness(rough, cleaned, found.mask, moved)
         if together[modality]["aligned"] <= together[modality]["displaced"]:
             raise InputError(
-                f"{images[modality][0]}: its co-registration with {path} failed (it agrees "
+                f"{other_path}: its co-registration with {path} failed (it agrees "
                 f"better {DISPLACED_MM:g} mm away); check that it is a {modality} of the same "
                 "subject, or leave the subject out"
             )
-    stripped = np.where(found.mask, corrected[reference].image.data, 0)
-    agreement = brain.agreement(
-        Volume(stripped, scan.affine), found.transform, reach=brain.AROUND_MM
-    )
-    if agreement < params["min_correlation"]:
-        raise InputError(
-            f"{path}: its registration to the template failed (correlation "
-            f"{agreement:.2f}, {params['min_correlation']:g} is needed); check that it is a "
-            f"{reference} of a whole brain with a correct orientation, or leave the subject out"
-        )
-    evidence = {
-        "brain_volume_ml": ml,
-        "correlation_with_template": agreement,
-        "coregistration": together,
+    numbers = _numbers(scan, corrected[reference], found, tumour)
+    limits = {
+        "brain_volume_ml": tuple(params["brain_volume_ml"]),
+        "correlation_with_template": (params["min_correlation"], evidence.INF),
+    }
+    failed, flags = evidence.judge(numbers, reference, limits)
+    if failed:
+        raise InputError(f"{path}: {'; '.join(failed)}; or leave the subject out")
+    record = {**numbers, "coregistration": together, "flags": flags}
+    return Outcome(corrected, found.mask, transforms, record)
+
+
+def _numbers(
+    scan: Volume, corrected: Corrected, found: brain.Extraction, tumour: Mask | None
+) -> evidence.Numbers:
+    stripped = Volume(np.where(found.mask, corrected.image.data, 0), scan.affine)
+    low, high = corrected.bias
+    return {
+        "brain_volume_ml": float(found.mask.sum()) * scan.grid.voxel_volume / 1000,
+        "correlation_with_template": brain.agreement(
+            stripped, found.transform, brain.AROUND_MM, tumour
+        ),
+        "gain": found.gain,
         "dice_with_template_mask": found.overlap,
         "template_brain_outside_view": found.outside,
-        "checks_passed": ["brain_volume_ml", "min_correlation"],
+        "bias_range": high / low,
+        **evidence.measure(scan, corrected.image, found.mask, found.transform),
     }
-    return Outcome(corrected, found.mask, transforms, evidence)
 
 
-def preprocess_annotated(images: Images, shrink_mm: float) -> Outcome:
-    """Annotated scans: stripped and on one grid already, so that only the bias field is removed."""
+def preprocess_shared(images: Images, shrink_mm: float) -> Outcome:
+    """Stripped scans on one grid, in the space that they share with their cohort: only the bias
+    field is removed."""
     (first, scan), *others = images.values()
     mask = _stripped(first, scan)
     for path, other in others:
@@ -135,22 +142,20 @@ def preprocess_annotated(images: Images, shrink_mm: float) -> Outcome:
         modality: correct_bias(image, mask, shrink_mm) for modality, (_, image) in images.items()
     }
     ml = float(mask.sum()) * scan.grid.voxel_volume / 1000
-    return Outcome(
-        corrected, mask, {}, {"brain_volume_ml": ml, "checks_passed": ["stripped", "grid"]}
-    )
+    return Outcome(corrected, mask, {}, {"brain_volume_ml": ml, "flags": []})
 
 
 def _find_brain(
-    path: Path, scan: Volume, modality: str, method: str, shrink: float
+    path: Path, scan: Volume, modality: str, method: str, shrink: float, tumour: Mask | None
 ) -> tuple[brain.Extraction, Volume]:
     """The brain of the reference, and that scan with the bias field of the whole head removed."""
     try:
         if method == "none":
             mask = brain.stripped(scan)
             rough = _in_head(scan, method, shrink)
-            return brain.locate(rough, mask, modality), rough
+            return brain.locate(rough, mask, modality, tumour), rough
         rough = _in_head(scan, method, shrink)
-        return brain.extract(rough, modality), rough
+        return brain.extract(rough, modality, tumour), rough
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -229,12 +234,19 @@ def _write(out: Path, subject: str, outcome: Outcome) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tumorfab.preprocess", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="tumorfab preprocess", description=main.__doc__)
     parser.add_argument("--subject", required=True)
     parser.add_argument("--cohort", choices=["healthy", "annotated"], required=True)
     parser.add_argument(
+        "--space",
+        choices=["native", "shared"],
+        required=True,
+        help="of the scans: each its own, or the annotated cohort's",
+    )
+    parser.add_argument(
         "--image", action="append", required=True, metavar="MODALITY=PATH", help="first: reference"
     )
+    parser.add_argument("--seg", type=Path, help="label map whose tumour is not looked at")
     parser.add_argument("--brain", choices=["registration", "none"], required=True)
     parser.add_argument("--params", type=json.loads, required=True, help="config section (JSON)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
@@ -248,18 +260,20 @@ def main(argv: list[str] | None = None) -> None:
     for item in args.image:
         modality, _, path = item.partition("=")
         images[modality] = Path(path), volume.load(path)
+    seg = None if args.seg is None else (args.seg, volume.load_labels(args.seg))
     try:
-        if args.cohort == "annotated":
+        if args.space == "shared":
             if args.brain != "none":
-                raise InputError("--brain: annotated cases must be stripped already; give none")
-            outcome = preprocess_annotated(images, args.params["n4_shrink_mm"])
+                raise InputError("--brain: scans in a shared space are stripped already; give none")
+            outcome = preprocess_shared(images, args.params["n4_shrink_mm"])
         else:
-            outcome = preprocess_healthy(images, args.brain, args.params)
+            outcome = preprocess_native(images, args.brain, args.params, seg)
     except InputError as error:
         raise InputError(f"sub-{args.subject}: {error}") from None
     outcome.evidence.update(
         subject=args.subject,
         cohort=args.cohort,
+        space=args.space,
         brain=args.brain,
         bias_field={modality: c.bias for modality, c in outcome.images.items()},
     )

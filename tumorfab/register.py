@@ -84,8 +84,10 @@ def linear(
     metric: str = CORRELATION,
     stages: tuple[str, ...] = STAGES,
     levels: tuple[float, ...] = LEVELS_MM,
+    ignore: Mask | None = None,
 ) -> Registration:
-    """Register `moving` to `fixed`, comparing them where `mask` (on the grid of `fixed`) is set.
+    """Register `moving` to `fixed`, comparing them where `mask` (on the grid of `fixed`) is set and
+    `ignore` (on the grid of `moving`; a tumour) is not.
 
     `start` maps fixed points to moving points. All stages run at the coarsest of `levels` (mm), the
     last one again at every finer level; levels at which both images would look the same are run
@@ -95,7 +97,7 @@ def linear(
     before = correlation(fixed, moving, mask, transform)
     done: list[_Pair] = []
     for mm in levels:
-        pair = _Pair.at(fixed, moving, mask, mm)
+        pair = _Pair.at(fixed, moving, mask, mm, ignore)
         if done and done[-1].sizes == pair.sizes:
             continue
         for stage in stages[-1:] if done else stages:
@@ -153,6 +155,15 @@ def flatten(transform: sitk.Transform) -> sitk.AffineTransform:
     return flat
 
 
+def ras_matrix(transform: sitk.AffineTransform) -> NDArray[np.float64]:
+    """The matrix (4, 4) that does to points in RAS+ mm what `transform` does in LPS mm."""
+    flat, lps = flatten(transform), np.diag([-1.0, -1.0, 1.0, 1.0])
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(flat.GetMatrix(), (3, 3))
+    matrix[:3, 3] = flat.GetTranslation()
+    return np.asarray(lps @ matrix @ lps)
+
+
 def compose(first: sitk.Transform, then: sitk.Transform) -> sitk.AffineTransform:
     """One transform that applies `first` to a point and `then` to the result."""
     # ITK's composite applies the transform that was added last first.
@@ -166,12 +177,19 @@ class _Pair:
     fixed: sitk.Image
     moving: sitk.Image
     mask: sitk.Image
+    counts: sitk.Image | None  # where the moving image may be looked at; None is everywhere
 
     @classmethod
-    def at(cls, fixed: Volume, moving: Volume, mask: Mask, mm: float) -> "_Pair":
+    def at(
+        cls, fixed: Volume, moving: Volume, mask: Mask, mm: float, ignore: Mask | None = None
+    ) -> "_Pair":
         share = shrunk(Volume(mask.astype(np.float32), fixed.affine), mm)
         one, other = (volume.to_sitk(shrunk(image, mm)) for image in (fixed, moving))
-        return cls(one, other, volume.to_sitk(share) >= 0.5)
+        counts = None
+        if ignore is not None:
+            tumour = shrunk(Volume(ignore.astype(np.float32), moving.affine), mm)
+            counts = volume.to_sitk(tumour) < 0.5
+        return cls(one, other, volume.to_sitk(share) >= 0.5, counts)
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
@@ -216,6 +234,8 @@ def _improve(
         _in_radii(image, centre) for image in (pair.fixed, pair.moving, pair.mask)
     )
     method.SetMetricFixedMask(mask)
+    if pair.counts is not None:
+        method.SetMetricMovingMask(_in_radii(pair.counts, centre))
     method.SetMovingInitialTransform(scaled)
     method.SetInitialTransform(increment, inPlace=True)
     method.Execute(fixed, moving)

@@ -6,12 +6,13 @@ analysis grid is their own, their voxels are not interpolated. Normalisation is 
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from tumorfab import brain, register, tissue, volume
+from tumorfab import anatomy, brain, register, tissue, volume
 from tumorfab.stage import InputError, read_json, run, write_json
 from tumorfab.template import transform_path
 from tumorfab.volume import Grid, Image, Labels, Volume
@@ -37,8 +38,9 @@ def normalise(image: NDArray, mask: NDArray[np.bool_]) -> tuple[Image, dict[str,
     return out, {"centre": float(centre), "scale": float(scale)}
 
 
-def segmentation(path: Path, grid: Grid) -> Labels:
-    """The label map at `path` on `grid`, with BraTS <= 2021's ET, 4, as 3. Raises `InputError`."""
+def segmentation(path: Path, grid: Grid, transform: sitk.Transform | None = None) -> Labels:
+    """The label map at `path` on `grid`, with BraTS <= 2021's ET, 4, as 3. `transform` maps points
+    of `grid` to points of the label map. Raises `InputError`."""
     labels = volume.load_labels(path)
     unknown = sorted(set(np.unique(labels.data).tolist()) - LABELS)
     if unknown:
@@ -47,7 +49,7 @@ def segmentation(path: Path, grid: Grid) -> Labels:
             "map them to 1 NCR, 2 ED, 3 ET"
         )
     merged = np.where(labels.data == 4, 3, labels.data).astype(np.uint8)
-    return volume.resample(Volume(merged, labels.affine), grid, labels=True)
+    return volume.resample(Volume(merged, labels.affine), grid, transform, labels=True)
 
 
 def native_transform(
@@ -58,7 +60,7 @@ def native_transform(
     `anat` is the subject's results folder. Raises `InputError` for a missing file.
     """
     evidence = read_json(anat / f"sub-{subject}_desc-preproc.json")
-    if evidence["cohort"] == "annotated":
+    if evidence["space"] == "shared":
         return None
     parts = [
         transform_path(template, label),
@@ -73,7 +75,7 @@ def native_transform(
 
 def main(argv: list[str] | None = None) -> None:
     """Bring one preprocessed subject to the analysis grid and find its tissues."""
-    parser = argparse.ArgumentParser(prog="tumorfab.standardise", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="tumorfab standardise", description=main.__doc__)
     parser.add_argument("--subject", required=True)
     parser.add_argument("--cohort", choices=["healthy", "annotated"], required=True)
     parser.add_argument("--modality", nargs="+", required=True, help="first: the reference")
@@ -85,15 +87,9 @@ def main(argv: list[str] | None = None) -> None:
     if (args.cohort == "annotated") != (args.seg is not None):
         raise InputError(f"--seg: needed for annotated cases and for them only ({args.subject})")
 
-    priors_stem = args.template / f"template_space-{args.label}"
-    grid = volume.load_grid(f"{priors_stem}_desc-brain_mask.nii.gz")
-    priors = np.stack(
-        [
-            volume.load_on(f"{priors_stem}_label-{name}_probseg.nii.gz", grid)
-            for name in tissue.CLASSES
-        ]
-    )
     reference = args.modality[0]
+    template = _read_template(args.template, args.label)
+    grid, priors = template["grid"], template["priors"]
     native = volume.load(args.anat / f"sub-{args.subject}_desc-brain_mask.nii.gz")
     transforms = {
         m: native_transform(args.anat, args.template, args.subject, m, args.label)
@@ -109,15 +105,20 @@ def main(argv: list[str] | None = None) -> None:
         except ValueError as error:
             raise InputError(f"{path}: {error} on the analysis grid; look at its mask") from None
     tissues = tissue.posteriors(images[reference], mask, priors, grid.spacing)
+    expected = template["ventricles"]
+    other = (priors[0] > 0.5) & ~expected
+    inner = anatomy.ventricles(tissues[0], expected, other, grid.spacing) & mask
+    plane = anatomy.midsagittal(images[reference], mask, grid, template["plane"])
 
     stem = f"{args.anat}/sub-{args.subject}_space-{args.label}"
-    labels = segmentation(args.seg, grid) if args.seg else None
     for modality, image in images.items():
         volume.save(f"{stem}_desc-preproc_{modality}.nii.gz", image, grid.affine)
     volume.save(f"{stem}_desc-brain_mask.nii.gz", mask, grid.affine)
+    volume.save(f"{stem}_label-ventricles_mask.nii.gz", inner, grid.affine)
     for name, share in zip(tissue.CLASSES, tissues, strict=True):
         volume.save(f"{stem}_label-{name}_probseg.nii.gz", share, grid.affine)
-    if labels is not None:
+    if args.seg:
+        labels = segmentation(args.seg, grid, transforms[reference])
         volume.save(f"{stem}_dseg.nii.gz", labels, grid.affine)
     ml = {
         name: float(share.sum()) * grid.voxel_volume / 1000
@@ -131,8 +132,21 @@ def main(argv: list[str] | None = None) -> None:
             "intensity": scales,
             "brain_volume_ml": float(mask.sum()) * grid.voxel_volume / 1000,
             "tissue_volume_ml": ml,
+            "ventricles_ml": float(inner.sum()) * grid.voxel_volume / 1000,
+            "midsagittal_plane": {"point_mm": plane.point, "normal": plane.normal},
         },
     )
+
+
+def _read_template(folder: Path, label: str) -> dict[str, Any]:
+    """The `template` stage's outcome: `grid`, `priors` (3, I, J, K), `ventricles`, `plane`."""
+    stem = folder / f"template_space-{label}"
+    grid = volume.load_grid(f"{stem}_desc-brain_mask.nii.gz")
+    maps = [volume.load_on(f"{stem}_label-{t}_probseg.nii.gz", grid) for t in tissue.CLASSES]
+    inner = volume.load_on(f"{stem}_label-ventricles_mask.nii.gz", grid, labels=True) > 0
+    to_mni = sitk.AffineTransform(sitk.ReadTransform(str(transform_path(folder, label))))
+    plane = anatomy.mapped(register.ras_matrix(to_mni))
+    return {"grid": grid, "priors": np.stack(maps), "ventricles": inner, "plane": plane}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The analysis space: the annotated cohort's grid, with MNI152 aligned to it once.
+"""The analysis space: the annotated cohort's grid, with MNI152 aligned to it once; where each
+annotated case has a space of its own, MNI152's grid.
 
 Made of training cases alone, and shared by every subject. The transform that is written maps points
 of the analysis space to points of MNI152 (ITK's convention: what resampling MNI onto the analysis
@@ -9,6 +10,7 @@ interpolation.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -43,8 +45,8 @@ def align(mean: Volume, mask: Mask, modality: str) -> Registration:
 
 
 def warped(transform: sitk.AffineTransform, grid: Grid) -> dict[str, NDArray]:
-    """MNI152 on the analysis grid: `T1w`, `mask` and the tissue probabilities, which sum to 1 in
-    the mask and are 0 outside."""
+    """MNI152 on the analysis grid: `T1w`, `mask`, the lateral `ventricles` and the tissue
+    probabilities, which sum to 1 in the mask and are 0 outside."""
     mni = brain.template()
 
     def on_grid(data: NDArray) -> NDArray[np.float32]:
@@ -54,7 +56,8 @@ def warped(transform: sitk.AffineTransform, grid: Grid) -> dict[str, NDArray]:
     shares = np.clip(np.stack([on_grid(tissue) for tissue in (mni.csf, mni.gm, mni.wm)]), 1e-6, 1)
     shares = np.where(mask, shares / shares.sum(0), 0).astype(np.float32)
     t1 = np.where(mask, on_grid(mni.t1.data), 0).astype(np.float32)
-    return {"T1w": t1, "mask": mask, **dict(zip(CLASSES, shares, strict=True))}
+    inner = on_grid(mni.ventricles) >= 0.5
+    return {"T1w": t1, "mask": mask, "ventricles": inner, **dict(zip(CLASSES, shares, strict=True))}
 
 
 def _read(args: argparse.Namespace) -> tuple[Grid, list[NDArray], list[Mask]]:
@@ -69,14 +72,37 @@ def _read(args: argparse.Namespace) -> tuple[Grid, list[NDArray], list[Mask]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Define the analysis grid and align MNI152 to it."""
-    parser = argparse.ArgumentParser(prog="tumorfab.template", description=main.__doc__)
-    parser.add_argument("--image", action="append", required=True, metavar="SUBJECT=PATH")
-    parser.add_argument("--mask", nargs="+", action="extend", type=Path, required=True)
+    parser = argparse.ArgumentParser(prog="tumorfab template", description=main.__doc__)
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="SUBJECT=PATH",
+        help="training cases; without any the analysis space is MNI152's own",
+    )
+    parser.add_argument("--mask", nargs="*", action="extend", type=Path, default=[])
     parser.add_argument("--spacing", type=float, default=0, help="mm; 0: the cases' own grid")
     parser.add_argument("--label", required=True, help="BIDS label of the analysis space")
     parser.add_argument("--modality", default="T1w")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
+    found, native, evidence = _align(args) if args.image else _mni()
+    grid = native.coarsened(args.spacing) if args.spacing > 0 else native
+    maps = warped(found, grid)
+    stem = f"{args.out}/template_space-{args.label}"
+    volume.save(f"{stem}_T1w.nii.gz", maps["T1w"], grid.affine)
+    volume.save(f"{stem}_desc-brain_mask.nii.gz", maps["mask"], grid.affine)
+    volume.save(f"{stem}_label-ventricles_mask.nii.gz", maps["ventricles"], grid.affine)
+    for name in CLASSES:
+        volume.save(f"{stem}_label-{name}_probseg.nii.gz", maps[name], grid.affine)
+    with atomic(transform_path(args.out, args.label)) as temporary:
+        sitk.WriteTransform(found, str(temporary))
+    place = {"shape": list(grid.shape), "spacing_mm": grid.spacing.tolist()}
+    write_json(args.out / "template.json", {**evidence, **place})
+
+
+def _align(args: argparse.Namespace) -> tuple[sitk.AffineTransform, Grid, dict[str, Any]]:
+    """Analysis points to MNI points, the cases' grid, and the evidence."""
     native, images, masks = _read(args)
     mean = Volume(mean_brain(images, masks), native.affine)
     found = align(mean, np.mean(masks, axis=0) >= 0.5, args.modality)
@@ -88,24 +114,18 @@ def main(argv: list[str] | None = None) -> None:
             f"{agreement:.2f}, {MIN_CORRELATION} is needed); check that they are stripped brains, "
             "in one space, with correct orientation"
         )
-    grid = native.coarsened(args.spacing) if args.spacing > 0 else native
-    maps = warped(found.transform, grid)
-    stem = f"{args.out}/template_space-{args.label}"
-    volume.save(f"{stem}_T1w.nii.gz", maps["T1w"], grid.affine)
-    volume.save(f"{stem}_desc-brain_mask.nii.gz", maps["mask"], grid.affine)
-    for name in CLASSES:
-        volume.save(f"{stem}_label-{name}_probseg.nii.gz", maps[name], grid.affine)
-    with atomic(transform_path(args.out, args.label)) as temporary:
-        sitk.WriteTransform(found.transform, str(temporary))
     evidence = {
         "correlation": agreement,
         "correlation_inside": {"before": found.before, "after": found.after},
         "cases": [item.partition("=")[0] for item in args.image],
         "modality": args.modality,
-        "shape": list(grid.shape),
-        "spacing_mm": grid.spacing.tolist(),
     }
-    write_json(args.out / "template.json", evidence)
+    return found.transform, native, evidence
+
+
+def _mni() -> tuple[sitk.AffineTransform, Grid, dict[str, Any]]:
+    """MNI152's own space, for cases that share none."""
+    return sitk.AffineTransform(3), brain.template().t1.grid, {"cases": []}
 
 
 def transform_path(folder: Path, label: str) -> Path:

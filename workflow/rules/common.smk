@@ -15,6 +15,11 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 
+# Snakemake's rate limiter leaves behind, for every job, a timer thread that wakes the scheduler each
+# second for the rest of the run (snakemake issue 3804): after 100 jobs it took a third of a core.
+# What limits the jobs here are cores and resources.
+workflow.scheduling_settings.max_jobs_per_timespan = None
+
 R = config["results"]
 S = config["space"]["label"]
 MODALITIES = config["modalities"]
@@ -24,6 +29,7 @@ TRAIN, VALIDATION, TEST = (
     subjects.index[subjects.role == role].tolist()
     for role in ("train", "validation", "test")
 )
+SHARED = config["annotated"]["space"] == "shared"
 ANNOTATED = TRAIN + VALIDATION + TEST
 DRAWS = plan.draws_per_host(config, len(HOSTS))
 RUNS = plan.runs(config)
@@ -57,6 +63,7 @@ def images(subject):
         subject,
         *[f"desc-preproc_{m}" for m in MODALITIES],
         "desc-brain_mask",
+        "label-ventricles_mask",
         *[f"label-{t}_probseg" for t in TISSUES],
     )
 

@@ -31,45 +31,64 @@ rule preprocess_healthy:
         code=code("preprocess"),
         section=section("preprocess"),
         cohort="healthy",
+        space="native",
         brain=config["healthy"]["brain"],
+        seg="",
         images=lambda wildcards, input: [
             f"--image {m}={path}" for m, path in zip(MODALITIES, input.scans)
         ],
         out=lambda wildcards, output: str(Path(output.mask).parent),
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.preprocess"
-        " --subject {wildcards.subject} --cohort {params.cohort} --brain {params.brain} {params.images}"
+        " --subject {wildcards.subject} --cohort {params.cohort} --space {params.space}"
+        " --brain {params.brain} {params.images} {params.seg}"
         " --params {params.section:q} --out {params.out} > {log} 2>&1"
 
 
-# An annotated case is stripped already, and is not taken to the template by itself.
+# Cases that share a space are not taken to the template one by one: `template` does it for all.
 use rule preprocess_healthy as preprocess_annotated with:
+    input:
+        checked=ancient(rules.ingest.output.subjects),
+        scans=lambda wildcards: subjects.loc[wildcards.subject, MODALITIES].tolist(),
+        seg=lambda wildcards: ([] if SHARED else subjects.loc[wildcards.subject, "seg"]),
     output:
         [
             f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-N4_{m}.nii.gz"
             for m in MODALITIES
         ],
+        []
+        if SHARED
+        else rules.preprocess_healthy.output[len(MODALITIES) : 2 * len(MODALITIES)],
         mask=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-brain_mask.nii.gz",
         evidence=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-preproc.json",
     wildcard_constraints:
         subject="|".join(ANNOTATED),
     params:
         cohort="annotated",
-        brain="none",
+        space=config["annotated"]["space"],
+        brain=config["annotated"]["brain"],
+        seg=lambda wildcards, input: (
+            f"--seg {shlex.quote(input.seg)}" if input.seg else ""
+        ),
 
 
 # Training cases only: not even the position of a test brain may reach the hosts.
 rule template:
     input:
         images=[
-            f"{R}/sub-{s}/anat/sub-{s}_desc-N4_{MODALITIES[0]}.nii.gz" for s in TRAIN
+            f"{R}/sub-{s}/anat/sub-{s}_desc-N4_{MODALITIES[0]}.nii.gz"
+            for s in TRAIN
+            if SHARED
         ],
-        masks=[f"{R}/sub-{s}/anat/sub-{s}_desc-brain_mask.nii.gz" for s in TRAIN],
+        masks=[
+            f"{R}/sub-{s}/anat/sub-{s}_desc-brain_mask.nii.gz" for s in TRAIN if SHARED
+        ],
     output:
         [f"{R}/template/template_space-{S}_label-{t}_probseg.nii.gz" for t in TISSUES],
         f"{R}/template/from-MNI152NLin2009aSym_to-{S}_mode-image_xfm.txt",
         f"{R}/template/template_space-{S}_T1w.nii.gz",
         f"{R}/template/template_space-{S}_desc-brain_mask.nii.gz",
+        f"{R}/template/template_space-{S}_label-ventricles_mask.nii.gz",
         evidence=f"{R}/template/template.json",
     log:
         f"{R}/logs/template.log",
