@@ -183,12 +183,17 @@ def test_a_file_is_fetched_whole(server: Server, tmp_path: Path) -> None:
     assert files_below(tmp_path) == ["a.tar"]
 
 
-def test_a_broken_transfer_goes_on_where_it_ended(server: Server, tmp_path: Path) -> None:
+def test_a_broken_transfer_goes_on_where_it_ended(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server.files["a.tar"] = BODY
     server.drop_after = [2000, 1000]
     download.obtain(f"{server.url}/a.tar", tmp_path / "a.tar", md5(BODY))
     assert (tmp_path / "a.tar").read_bytes() == BODY
     assert [wanted for _, wanted in server.asked] == ["", "bytes=2000-", "bytes=3000-"]
+    told = capsys.readouterr().err
+    assert told.count("a.tar.part: the connection was closed; trying to go on\n") == 2
+    assert told.count("MiB: 1/1") == 0  # the first answer did not come to its end
 
 
 def test_a_later_run_goes_on_where_an_earlier_one_failed(server: Server, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import ssl
+import sys
+from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -53,12 +55,11 @@ def _transfer(url: str, part: Path, remedy: str) -> bool:
     Raises `InputError` when the server refuses, or when not one byte was gained.
     """
     have = _size(part)
-    reason = "the connection was closed"
     try:
         request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         with urlopen(request, timeout=TIMEOUT_S) as response:
-            if _receive(response, part, have):
-                return True
+            _receive(response, part, have)
+        return True
     except HTTPError as error:
         if error.code == _RANGE_NOT_SATISFIABLE:  # nothing is left to send
             return True
@@ -67,17 +68,18 @@ def _transfer(url: str, part: Path, remedy: str) -> bool:
         reason = str(getattr(error, "reason", error)) or type(error).__name__
     if _size(part) <= have:
         raise InputError(f"{url}: {reason}, {_size(part) >> 20} MiB are here; {remedy}")
+    print(f"{part.name}: {reason}; trying to go on", file=sys.stderr, flush=True)
     return False
 
 
-def _receive(response: HTTPResponse, part: Path, have: int) -> bool:
-    """Write the body of a response to the end of `part`; whether all of it came.
+def _receive(response: HTTPResponse, part: Path, have: int) -> None:
+    """Write the body of a response to the end of `part`. Raises `ConnectionError` when it is cut.
 
     A server that does not know ranges sends the whole file, with status 200: then start anew.
     """
     start = have if response.status == 206 else 0
-    blocks = iter(lambda: response.read(BLOCK), b"")
     length = int(response.headers.get("Content-Length", 0))
+    blocks = _blocks(response, length)
     if length:
         name = part.name.removesuffix(".part")
         after = f" after the first {start >> 20}" if start else ""
@@ -85,7 +87,15 @@ def _receive(response: HTTPResponse, part: Path, have: int) -> bool:
     with part.open("ab" if start else "wb") as handle:
         for block in blocks:
             handle.write(block)
-    return _size(part) >= start + length
+
+
+def _blocks(response: HTTPResponse, length: int) -> Iterator[bytes]:
+    came = 0
+    while block := response.read(BLOCK):
+        came += len(block)
+        yield block
+    if came < length:
+        raise ConnectionError("the connection was closed")
 
 
 def _size(path: Path) -> int:
