@@ -187,6 +187,10 @@ def test_a_real_study_is_accepted() -> None:
     ("config", "expected"),
     [
         ({"healthy": {"source": "bids"}}, "healthy.path is empty but healthy.source is 'bids'"),
+        (
+            {**BIDS, "healthy": {"source": "ixi"}, "modalities": ["FLAIR", "T1w"]},
+            "modalities FLAIR: healthy.source ixi has T1w, T2w only",
+        ),
         ({"annotated": BIDS["annotated"]}, "must both be demo, or neither"),
         ({"modalities": ["T1w", "FLAIR"]}, "modalities FLAIR: the demo has T1w and T2w only"),
         ({"study": {"k": [2, 9]}}, "study.k asks for 9 training cases, but split.train is 4"),
@@ -196,6 +200,11 @@ def test_a_real_study_is_accepted() -> None:
 )
 def test_contradictions_are_named(config: dict[str, Any], expected: str) -> None:
     assert expected in refused(config)
+
+
+def test_public_sources_need_no_path() -> None:
+    config = validated({"healthy": {"source": "ixi"}, "annotated": {"source": "msd-task01"}})
+    assert config["healthy"]["path"] == config["annotated"]["path"] == ""
 
 
 def test_a_split_file_lifts_the_limit_on_k() -> None:

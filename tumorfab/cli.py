@@ -7,6 +7,7 @@ from tumorfab import __version__, stage
 
 STAGES = {
     "demo": "make one subject of the embedded phantom cohort",
+    "fetch": "fetch the public data sets that a study names",
     "ingest": "find and check the scans of both cohorts",
     "preprocess": "bias field, brain extraction, registration of one subject",
     "template": "align the MNI template to the analysis space",

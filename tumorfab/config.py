@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from tumorfab.public import DATASETS
 from tumorfab.stage import InputError
 
 SCHEMA = Path(__file__).parent.parent / "workflow" / "schemas" / "config.schema.yaml"
@@ -65,10 +66,16 @@ def _cross_check(config: dict[str, Any]) -> None:
     """What a schema cannot say: relations between keys."""
     for cohort in ("healthy", "annotated"):
         section = config[cohort]
-        if section["source"] != "demo" and not section["path"]:
-            raise InputError(
-                f"config: {cohort}.path is empty but {cohort}.source is {section['source']!r}"
-            )
+        source = section["source"]
+        if source in DATASETS:
+            foreign = sorted(set(config["modalities"]) - set(DATASETS[source].modalities))
+            if foreign:
+                raise InputError(
+                    f"config: modalities {', '.join(foreign)}: {cohort}.source {source} has "
+                    f"{', '.join(DATASETS[source].modalities)} only"
+                )
+        elif source != "demo" and not section["path"]:
+            raise InputError(f"config: {cohort}.path is empty but {cohort}.source is {source!r}")
     demo = [config[cohort]["source"] == "demo" for cohort in ("healthy", "annotated")]
     if any(demo) and not all(demo):
         raise InputError(

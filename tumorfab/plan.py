@@ -16,6 +16,8 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from tumorfab import ingest
+from tumorfab.fetch import fetch_cohorts
+from tumorfab.public import DATASETS, cached
 from tumorfab.stage import TEMPORARY, InputError, read_json, write_json
 
 PACKAGE = Path(__file__).parent
@@ -90,7 +92,8 @@ def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
 
     The demo's cohort is known from the config; its files are checked by a rule once they are made.
     Any other cohort is checked here, before anything runs, and again only when a file or a setting
-    changed. Raises `InputError` with every problem of the cohorts.
+    changed. A public one that is not in the cache yet is fetched first. Raises `InputError` with
+    every problem of the cohorts.
     """
     if config["healthy"]["source"] == "demo":
         return _demo_subjects(config)
@@ -98,6 +101,7 @@ def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
     table, skipped, record = (folder / n for n in ("subjects.tsv", "skipped.tsv", "ingest.json"))
     params = ingest_params(config)
     if main_process:  # jobs of this workflow read the table that it was planned with
+        fetch_cohorts(config)
         state = {"params": params, "files": ingest.fingerprint(params)}
         if not (table.exists() and record.exists() and read_json(record) == state):
             ingest.main(
@@ -122,16 +126,22 @@ def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
 
 
 def ingest_params(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of the config that `ingest` depends on, demo folders filled in."""
-    params = {
-        key: config[key]
-        for key in ("seed", "modalities", "healthy", "annotated", "ingest", "split")
-    }
-    if config["healthy"]["source"] == "demo":
-        demo = Path(config["results"]) / "demo"
-        params["healthy"] = {**config["healthy"], "path": str(demo / "healthy")}
-        params["annotated"] = {**config["annotated"], "path": str(demo / "annotated")}
-    return params
+    """The part of the config that `ingest` depends on, with what a named source implies."""
+    params = {key: config[key] for key in ("seed", "modalities", "ingest", "split")}
+    return params | {cohort: _located(config, cohort) for cohort in ("healthy", "annotated")}
+
+
+def _located(config: dict[str, Any], cohort: str) -> dict[str, Any]:
+    """A cohort's section with the path and, unless one is given, the licence of its source."""
+    section: dict[str, Any] = config[cohort]
+    source = section["source"]
+    if source == "demo":
+        return {**section, "path": str(Path(config["results"]) / "demo" / cohort)}
+    if source in DATASETS:
+        given = section["licence"]
+        licence = DATASETS[source].licence if given == "unknown" else given
+        return {**section, "path": str(cached(config["cache"], source)), "licence": licence}
+    return section
 
 
 def _demo_subjects(config: dict[str, Any]) -> pd.DataFrame:

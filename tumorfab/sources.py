@@ -1,5 +1,7 @@
 """The places where subjects come from: BIDS folders, BraTS folders and tables. No scan is opened.
 
+Data sets fetched by name (`fetch.py`) lie in the cache as one of the first two.
+
 - bids: `sub-<label>/[ses-<label>/]anat/*_T1w.nii[.gz]`, likewise T2w and FLAIR; a T1w with a `ce-`
   entity is T1c; the label map is `*_dseg`. All files of a subject come from one session: the first
   in natural order among those that hold the most of what the study needs. Of several files of one
@@ -20,14 +22,15 @@ import jsonschema
 import pandas as pd
 import yaml
 
+from tumorfab.public import DATASETS
 from tumorfab.stage import InputError
 
 TABLE_SCHEMA = Path(__file__).parent.parent / "workflow" / "schemas" / "table.schema.yaml"
 
 _NIFTI = re.compile(r"\.nii(\.gz)?$")
 _BRATS_2021 = {"t1": "T1w", "t1ce": "T1c", "t2": "T2w", "flair": "FLAIR", "seg": "seg"}
-_BRATS_2023 = {"t1n": "T1w", "t1c": "T1c", "t2w": "T2w", "t2f": "FLAIR"}
-_BRATS = _BRATS_2021 | _BRATS_2023
+BRATS_2023 = {"t1n": "T1w", "t1c": "T1c", "t2w": "T2w", "t2f": "FLAIR"}
+_BRATS = _BRATS_2021 | BRATS_2023
 
 
 @dataclass
@@ -61,15 +64,20 @@ def find(cohort: str, section: dict[str, Any], wanted: list[str]) -> list[Case]:
     """
     root = Path(section["path"])
     source = section["source"]
+    layout = source
     if source == "demo":
-        source = "bids" if cohort == "healthy" else "brats"
-    if source == "table":
+        layout = "bids" if cohort == "healthy" else "brats"
+    elif source in DATASETS:
+        layout = DATASETS[source].layout
+    if layout == "table":
         cases = _from_table(root, cohort, wanted)
     else:
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; set {cohort}.path")
-        search = _from_bids if source == "bids" else _from_brats
+        search = _from_bids if layout == "bids" else _from_brats
         cases = list(search(root, cohort, wanted))
+    if source in DATASETS:  # where a modality is missing, it was not scanned: no fault to mend
+        cases = [case for case in cases if not set(wanted) - set(case.files)]
     if not cases:
         raise InputError(f"{root}: holds no subject; set {cohort}.source and {cohort}.path")
     for case in cases:

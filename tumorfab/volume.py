@@ -95,6 +95,13 @@ def load(path: Path | str) -> Volume:
     return Volume(data.astype(np.float32, copy=False), affine)
 
 
+def load_channels(path: Path | str) -> list[Volume]:
+    """Load the 3D volumes of a 4D file in its order, as float32. Raises `InputError` as `load`."""
+    data, affine = _read(path, dimensions=4)
+    channels = np.moveaxis(data, -1, 0).astype(np.float32, copy=False)
+    return [Volume(channel, affine) for channel in channels]
+
+
 def load_labels(path: Path | str) -> Volume:
     """Load a 3D label map as uint8. Raises `InputError` on values that are not whole numbers."""
     data, affine = _read(path)
@@ -153,7 +160,7 @@ def _affine(image: nib.Nifti1Image) -> Affine:
     return affine
 
 
-def _read(path: Path | str) -> tuple[NDArray, Affine]:
+def _read(path: Path | str, dimensions: int = 3) -> tuple[NDArray, Affine]:
     image = _open(path)
     try:
         data = np.asanyarray(image.dataobj)
@@ -161,10 +168,10 @@ def _read(path: Path | str) -> tuple[NDArray, Affine]:
         raise InputError(
             f"{path}: cannot be read to its end ({_first_line(error)}); copy it again"
         ) from None
-    while data.ndim > 3 and data.shape[-1] == 1:
+    while data.ndim > dimensions and data.shape[-1] == 1:
         data = data[..., 0]
-    if data.ndim != 3 or not data.size:
-        raise InputError(f"{path}: has shape {data.shape}, one 3D volume is needed")
+    if data.ndim != dimensions or not data.size:
+        raise InputError(f"{path}: has shape {data.shape}, one {dimensions}D volume is needed")
     if data.dtype.kind not in "biuf":
         raise InputError(f"{path}: holds {data.dtype} voxels, not one number each; convert it")
     return data, _affine(image)
