@@ -8,7 +8,7 @@ from heads import Head, dice, error_mm, head, pose
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tumorfab import brain, register, standardise, template, tissue, volume
+from tumorfab import brain, register, resample, standardise, template, tissue, volume
 from tumorfab.stage import InputError, write_json
 from tumorfab.volume import Volume
 
@@ -195,3 +195,45 @@ def test_template_on_brats(real_data):
     assert found.after > 0.88
     back = sitk.AffineTransform(found.transform.GetInverse())
     assert brain.agreement(mean, back, brain.AROUND_MM) > 0.85
+
+
+def test_a_label_map_goes_to_the_native_scan_and_back(study, tmp_path):
+    standardise.main(arguments(study, "H", "healthy"))
+    healthy, results = head(4.0, stripped=True), tmp_path / "results"
+    (results / "sub-H").mkdir(parents=True)
+    (results / "sub-H" / "anat").symlink_to(study / "H")
+    (results / "template").symlink_to(study / "template")
+    where = study / "H" / "sub-H_space-S_desc-brain_mask.nii.gz"
+    shared = ["--results", str(results), "--subject", "H", "--modality", "T1w", "--label", "S"]
+    native, again = tmp_path / "native.nii.gz", tmp_path / "again.nii.gz"
+    resample.main([str(where), str(native), "--inverse", *shared])
+    carried = volume.load_labels(native)
+    assert carried.grid.matches(healthy.scan.grid)
+    assert dice(carried.data > 0, healthy.mask) > 0.97
+    resample.main([str(native), str(again), *shared])
+    there = volume.load_labels(where)
+    assert volume.load_labels(again).grid.matches(there.grid)
+    assert dice(volume.load_labels(again).data > 0, there.data > 0) > 0.97
+
+
+def test_a_case_of_the_analysis_space_is_carried_as_it_is(study, tmp_path):
+    seg = write_seg(study, 1, 2, 3)
+    results = tmp_path / "results"
+    (results / "sub-A").mkdir(parents=True)
+    (results / "sub-A" / "anat").symlink_to(study / "A")
+    (results / "template").symlink_to(study / "template")
+    out = tmp_path / "out.nii.gz"
+    resample.main(
+        [str(seg), str(out), "--inverse", "--results", str(results), "--subject", "A",
+         "--modality", "T1w", "--label", "S"]
+    )  # fmt: skip
+    assert np.array_equal(volume.load_labels(out).data, volume.load_labels(seg).data)
+
+
+def test_without_cases_the_analysis_space_is_mni(tmp_path):
+    template.main(["--label", "S", "--spacing", "4", "--out", str(tmp_path)])
+    mask = volume.load_labels(tmp_path / "template_space-S_desc-brain_mask.nii.gz")
+    assert np.allclose(mask.grid.spacing, 4)
+    assert mask.data.sum() * 64 == pytest.approx(brain.template().mask.sum(), rel=0.02)
+    to_mni = sitk.ReadTransform(str(template.transform_path(tmp_path, "S")))
+    assert to_mni.TransformPoint((10.0, 20.0, 30.0)) == (10.0, 20.0, 30.0)

@@ -12,6 +12,7 @@ STAGES = {
     "preprocess": "bias field, brain extraction, registration of one subject",
     "template": "align the MNI template to the analysis space",
     "standardise": "bring one subject to the analysis space; tissue maps",
+    "resample": "carry a volume between native scan and analysis space",
     "bank": "collect the tumours of the training cases",
     "place": "TF-Aug: coarse tumours in one healthy brain",
     "train_refiner": "TF-GAN: train the refiner",
