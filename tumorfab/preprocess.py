@@ -5,6 +5,7 @@ It knows nothing of the analysis space, so that a new annotated case re-register
 """
 
 import argparse
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,14 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tumorfab import brain, register, volume
+from tumorfab import brain, brain_networks, register, volume
 from tumorfab.register import Mask
 from tumorfab.stage import InputError, atomic, run, write_json
 from tumorfab.volume import Volume
 
 Images = dict[str, tuple[Path, Volume]]
+
+METHODS = ("registration", *brain_networks.NETWORKS, "none")
 
 # A co-registration that finds nothing wrong with being this far off (mm) has failed.
 DISPLACED_MM = 6.0
@@ -71,14 +74,15 @@ def correct_bias(image: Volume, mask: Mask, shrink_mm: float) -> Corrected:
 
 
 def preprocess_healthy(images: Images, method: str, params: dict[str, Any]) -> Outcome:
-    """Healthy scans, whole heads (`method` registration) or stripped ones (none).
+    """Healthy scans, whole heads (`method` registration, hd-bet, synthstrip) or stripped (none).
 
-    The first image is the reference: its brain is found, the others follow it rigidly.
-    Raises `InputError` that names the file when a check fails.
+    The first image is the reference: its brain is found, the others follow it rigidly. `params` is
+    the config section; the two networks also need `weights` (a path) and `threads` in it. Raises
+    `InputError` that names the file when a check fails.
     """
     shrink = params["n4_shrink_mm"]
     (reference, (path, scan)), *others = images.items()
-    found, rough = _find_brain(path, scan, reference, method, shrink)
+    found, rough = _find_brain(path, scan, reference, method, params)
     ml = float(found.mask.sum()) * scan.grid.voxel_volume / 1000
     low, high = params["brain_volume_ml"]
     if not low <= ml <= high:
@@ -141,16 +145,22 @@ def preprocess_annotated(images: Images, shrink_mm: float) -> Outcome:
 
 
 def _find_brain(
-    path: Path, scan: Volume, modality: str, method: str, shrink: float
+    path: Path, scan: Volume, modality: str, method: str, params: dict[str, Any]
 ) -> tuple[brain.Extraction, Volume]:
     """The brain of the reference, and that scan with the bias field of the whole head removed."""
+    mask = None
+    if method in brain_networks.NETWORKS:
+        mask = brain_networks.extract(scan, method, params["weights"], params["threads"])
+        if not mask.any():
+            raise InputError(f"{path}: {method} finds no brain in it; look at scan and weights")
     try:
         if method == "none":
             mask = brain.stripped(scan)
-            rough = _in_head(scan, method, shrink)
-            return brain.locate(rough, mask, modality), rough
-        rough = _in_head(scan, method, shrink)
-        return brain.extract(rough, modality), rough
+        rough = _in_head(scan, method, params["n4_shrink_mm"])
+        if mask is None:
+            return brain.extract(rough, modality), rough
+        alone = Volume(np.where(mask, rough.data, 0), rough.affine)
+        return brain.locate(alone, mask, modality), rough
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -235,7 +245,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--image", action="append", required=True, metavar="MODALITY=PATH", help="first: reference"
     )
-    parser.add_argument("--brain", choices=["registration", "none"], required=True)
+    parser.add_argument("--brain", choices=METHODS, required=True)
+    parser.add_argument("--weights", default="", help="of the network (config: brain_weights)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the network")
     parser.add_argument("--params", type=json.loads, required=True, help="config section (JSON)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     return parser
@@ -248,13 +260,19 @@ def main(argv: list[str] | None = None) -> None:
     for item in args.image:
         modality, _, path = item.partition("=")
         images[modality] = Path(path), volume.load(path)
+    params = {**args.params, "threads": args.threads}
+    provenance = {}
+    if args.brain in brain_networks.NETWORKS:
+        params["weights"] = brain_networks.find_weights(args.brain, args.weights)
+        digest = hashlib.sha256(params["weights"].read_bytes()).hexdigest()
+        provenance["brain_weights_sha256"] = digest
     try:
         if args.cohort == "annotated":
             if args.brain != "none":
                 raise InputError("--brain: annotated cases must be stripped already; give none")
             outcome = preprocess_annotated(images, args.params["n4_shrink_mm"])
         else:
-            outcome = preprocess_healthy(images, args.brain, args.params)
+            outcome = preprocess_healthy(images, args.brain, params)
     except InputError as error:
         raise InputError(f"sub-{args.subject}: {error}") from None
     outcome.evidence.update(
@@ -262,6 +280,7 @@ def main(argv: list[str] | None = None) -> None:
         cohort=args.cohort,
         brain=args.brain,
         bias_field={modality: c.bias for modality, c in outcome.images.items()},
+        **provenance,
     )
     _write(args.out, args.subject, outcome)
 

@@ -2,6 +2,9 @@
 # Two jobs per subject: the slow one knows nothing of the annotated cohort, so neither a new case nor
 # an edit of the normalisation repeats it.
 
+# HD-BET and SynthStrip are the only ways to find a brain that load torch and use a GPU.
+NETWORK = config["healthy"]["brain"] in ("hd-bet", "synthstrip")
+
 
 rule preprocess_healthy:
     input:
@@ -24,14 +27,17 @@ rule preprocess_healthy:
         f"{R}/benchmarks/preprocess/{{subject}}.tsv"
     conda:
         ENV
+    threads: config["compute"]["threads"] if NETWORK else 1
     resources:
-        mem_mb=3000,
-        runtime=30,
+        gpu=int(NETWORK),
+        mem_mb=12000 if NETWORK else 3000,
+        runtime=60 if NETWORK else 30,
     params:
         code=code("preprocess"),
         section=section("preprocess"),
         cohort="healthy",
         brain=config["healthy"]["brain"],
+        weights=config["healthy"]["brain_weights"],
         images=lambda wildcards, input: [
             f"--image {m}={path}" for m, path in zip(MODALITIES, input.scans)
         ],
@@ -39,7 +45,8 @@ rule preprocess_healthy:
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.preprocess"
         " --subject {wildcards.subject} --cohort {params.cohort} --brain {params.brain} {params.images}"
-        " --params {params.section:q} --out {params.out} > {log} 2>&1"
+        " --weights {params.weights:q} --threads {threads} --params {params.section:q}"
+        " --out {params.out} > {log} 2>&1"
 
 
 # An annotated case is stripped already, and is not taken to the template by itself.
@@ -53,9 +60,15 @@ use rule preprocess_healthy as preprocess_annotated with:
         evidence=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-preproc.json",
     wildcard_constraints:
         subject="|".join(ANNOTATED),
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=3000,
+        runtime=30,
     params:
         cohort="annotated",
         brain="none",
+        weights="",
 
 
 # Training cases only: not even the position of a test brain may reach the hosts.
