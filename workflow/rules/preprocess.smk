@@ -2,7 +2,8 @@
 # Two jobs per subject: the slow one knows nothing of the annotated cohort, so neither a new case nor
 # an edit of the normalisation repeats it.
 
-# HD-BET and SynthStrip are the only ways to find a brain that load torch and use a GPU.
+# HD-BET and SynthStrip are the only ways to find a brain that load torch and use a GPU. The memory is
+# for SynthStrip on its largest grid, 320 voxels along each edge.
 NETWORK = config["healthy"]["brain"] in ("hd-bet", "synthstrip")
 
 
@@ -30,7 +31,7 @@ rule preprocess_healthy:
     threads: config["compute"]["threads"] if NETWORK else 1
     resources:
         gpu=int(NETWORK),
-        mem_mb=12000 if NETWORK else 3000,
+        mem_mb=16000 if NETWORK else 3000,
         runtime=60 if NETWORK else 30,
     params:
         code=code("preprocess"),
