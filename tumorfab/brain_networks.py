@@ -68,7 +68,7 @@ def _hd_bet(head: Volume, weights: Path, device: "torch.device") -> Mask:
     import torch
 
     # nnU-Net takes eight threads at times, unless it finds another number when it is imported.
-    os.environ["nnUNet_def_n_proc"] = str(torch.get_num_threads())
+    os.environ["nnUNet_def_n_proc"] = str(torch.get_num_threads())  # noqa: SIM112
     with _library("hd-bet"):
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     # As HD-BET sets it up, whose own function for that takes all cores and no other folder.
