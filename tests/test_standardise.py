@@ -50,7 +50,8 @@ def make_template(folder: Path, spacing: float = 0, label: str = "S") -> None:
 def arguments(folder: Path, name: str, cohort: str, *more: str) -> list[str]:
     return [
         "--subject", name, "--cohort", cohort, "--modality", "T1w", "--anat", str(folder / name),
-        "--template", str(folder / "template"), "--label", "S", *more,
+        "--template", str(folder / "template"), "--label", "S",
+        "--params", json.dumps({"deformable": False}), *more,
     ]  # fmt: skip
 
 

@@ -422,6 +422,17 @@ def test_skip_plans_without_the_bad_subject_and_lists_it(study: Study, tmp_path:
     assert "has no T2w file" in skipped["problem"][0]
 
 
+@pytest.mark.parametrize(("method", "gpus"), [("registration", "0"), ("hd-bet", "1")])
+def test_preprocessing_asks_for_a_gpu_where_a_network_finds_the_brain(
+    program: Path, tmp_path: Path, method: str, gpus: str
+) -> None:
+    config = {**TINY, "healthy": {"brain": method}}
+    status, out, err = Study(tmp_path, program, config).run("--dry-run")
+    assert status == 0, err
+    asked = re.findall(r"^rule preprocess_(\w+):.*?gpu=(\d)", out, re.M | re.S)
+    assert set(asked) == {("healthy", gpus), ("annotated", "0")}
+
+
 def test_mistakes_in_the_config_are_one_line(program: Path, tmp_path: Path) -> None:
     study = Study(tmp_path, program, {**TINY, "segmant": {"steps": 3}, "seed": "one"})
     status, out, err = study.run()

@@ -1,5 +1,7 @@
 """Where the brain is: template-driven extraction from whole heads, a check for stripped scans.
 
+The networks that can find it instead are in `brain_networks`.
+
 The template is ICBM 2009a symmetric (MNI152NLin2009aSym) as the nilearn package ships it (Fonov et
 al., NeuroImage 2011). Its brain mask and ours hold everything inside the skull: brain, ventricles
 and the CSF of the sulci.
@@ -139,7 +141,10 @@ def extract(head: Volume, modality: str, tumour: Mask | None = None) -> Extracti
 
 
 def locate(image: Volume, mask: Mask, modality: str, tumour: Mask | None = None) -> Extraction:
-    """Align the template to a scan that is stripped already, with the brain in `mask`."""
+    """Align the template to a scan of the brain alone, which is where `mask` says, 0 elsewhere.
+
+    What lies under the `tumour` is not looked at.
+    """
     mni = template(COARSE_MM)
     brain = Volume(mask, image.affine)
     start = register.moments(Volume(mni.mask, mni.t1.affine), brain)
@@ -159,7 +164,7 @@ def stripped(image: Volume) -> Mask:
             f"not skull-stripped: only {share:.0%} of its voxels are exactly 0; "
             "strip the skull and set the background to 0, or set brain: registration"
         )
-    mask = ndimage.binary_fill_holes(_largest(image.data != 0))
+    mask = ndimage.binary_fill_holes(largest(image.data != 0))
     ml = float(mask.sum()) * image.grid.voxel_volume / 1000
     if not STRIPPED_ML[0] <= ml <= STRIPPED_ML[1]:
         raise InputError(
@@ -180,7 +185,7 @@ def head_mask(image: Volume) -> Mask:
     bright = ndimage.binary_opening(data > level)
     if not bright.any():
         raise InputError("no head stands out from the background; check the scan")
-    return ndimage.binary_fill_holes(_largest(bright))
+    return ndimage.binary_fill_holes(largest(bright))
 
 
 def align(
@@ -265,11 +270,11 @@ def refine(work: Volume, transform: sitk.AffineTransform) -> Mask:
     basin = watershed(-smooth, seeds) == 1
     tissue = basin & (work.data > BONE * np.median(work.data[core]))
     ball = ndimage.generate_binary_structure(3, 2)
-    tissue = _largest(ndimage.binary_opening(tissue, ball)) | core
+    tissue = largest(ndimage.binary_opening(tissue, ball)) | core
     closed = _grown(_grown(tissue, work.grid, SULCUS_MM), work.grid, -SULCUS_MM) & basin
     own = np.clip(_distance(closed, work.grid), low, -low)
     edge = (1 - TRUST) * own + TRUST * np.clip(prior, low, -low)
-    return ndimage.binary_fill_holes(_largest(ndimage.gaussian_filter(edge, 1.0) < 0))
+    return ndimage.binary_fill_holes(largest(ndimage.gaussian_filter(edge, 1.0) < 0))
 
 
 def on_work_grid(image: Volume) -> Volume:
@@ -321,7 +326,7 @@ def _at(mask: Mask, image: Volume) -> Mask:
     """`mask` on the work grid of `image`, brought to the grid of `image`."""
     work = image.grid.coarsened(WORK_MM)
     share = volume.resample(Volume(mask.astype(np.float32), work.affine), image.grid)
-    return ndimage.binary_fill_holes(_largest(share > 0.5))
+    return ndimage.binary_fill_holes(largest(share > 0.5))
 
 
 def _gain(
@@ -362,7 +367,7 @@ def _grown(mask: Mask, grid: Grid, mm: float) -> Mask:
     return ndimage.distance_transform_edt(~mask, sampling=grid.spacing) <= mm
 
 
-def _largest(mask: Mask) -> Mask:
+def largest(mask: Mask) -> Mask:
     """The largest connected piece of `mask` (faces touching)."""
     pieces, count = ndimage.label(mask)
     if count == 0:

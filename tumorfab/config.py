@@ -76,6 +76,12 @@ def _cross_check(config: dict[str, Any]) -> None:
                 )
         elif source != "demo" and not section["path"]:
             raise InputError(f"config: {cohort}.path is empty but {cohort}.source is {source!r}")
+    healthy = config["healthy"]
+    if healthy["brain_weights"] and healthy["brain"] not in ("hd-bet", "synthstrip"):
+        raise InputError(
+            f"config: healthy.brain_weights: brain {healthy['brain']} uses none; leave it empty, "
+            "or set brain to hd-bet or synthstrip"
+        )
     demo = [config[cohort]["source"] == "demo" for cohort in ("healthy", "annotated")]
     if any(demo) and not all(demo):
         raise InputError(

@@ -1,7 +1,7 @@
 """A smooth deformation that carries the template's anatomy to one brain, beyond what is linear.
 
-Free-form deformation by cubic B-splines (Rueckert et al., IEEE TMI 1999). It moves tissue priors and
-template labels, never a scan: hosts keep their own anatomy.
+Free-form deformation by cubic B-splines (Rueckert et al., IEEE TMI 1999). It moves tissue priors
+and template labels, never a scan: hosts keep their own anatomy.
 """
 
 import numpy as np

@@ -5,6 +5,7 @@ It knows nothing of the analysis space, so that a new annotated case re-register
 """
 
 import argparse
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +14,15 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from tumorfab import brain, evidence, register, volume
+from tumorfab import brain, brain_networks, coregister, evidence, register, volume
 from tumorfab.register import Mask
 from tumorfab.stage import InputError, atomic, run, write_json
 from tumorfab.volume import Volume
 
 Images = dict[str, tuple[Path, Volume]]
 
-# A co-registration that finds nothing wrong with being this far off (mm) has failed.
-DISPLACED_MM = 6.0
-# Width (mm) around the brain that takes part in it.
-AROUND_MM = 10.0
+METHODS = ("registration", *brain_networks.NETWORKS, "none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,31 +70,32 @@ def correct_bias(image: Volume, mask: Mask, shrink_mm: float) -> Corrected:
 def preprocess_native(
     images: Images, method: str, params: dict[str, Any], seg: tuple[Path, Volume] | None = None
 ) -> Outcome:
-    """Scans in a space of their own: whole heads, or stripped already (`method` none).
+    """Scans in a space of their own: whole heads (`method` registration, hd-bet, synthstrip), or
+    stripped already (none).
 
     The first image is the reference: its brain is found and aligned to the template, the others
     follow it rigidly. A tumour (`seg`, on the grid of the reference) is left out of the alignment.
-    Raises `InputError` that names the file when a check fails.
+    `params` is the config section; the two networks also need `weights` (a path) and `threads` in
+    it. Raises `InputError` that names the file when a check fails.
     """
     shrink = params["n4_shrink_mm"]
     (reference, (path, scan)), *others = images.items()
     tumour = None if seg is None else seg[1].data > 0
-    found, rough = _find_brain(path, scan, reference, method, shrink, tumour)
+    found, rough = _find_brain(path, scan, reference, method, params, tumour)
     corrected = {reference: correct_bias(scan, found.mask, shrink)}
     transforms = {reference: found.transform}
     together: dict[str, dict[str, float]] = {}
     for modality, (other_path, other) in others:
         cleaned = _in_head(other, method, shrink)
-        moved = _coregister(rough, cleaned, found.mask)
+        moved = coregister.align(rough, cleaned, found.mask)
         transforms[modality] = register.compose(found.transform, moved)
         mask = _carried(found.mask, scan, other, moved)
         corrected[modality] = correct_bias(other, mask, shrink)
-        together[modality] = _togetherness(rough, cleaned, found.mask, moved)
-        if together[modality]["aligned"] <= together[modality]["displaced"]:
+        together[modality] = coregister.agreement(rough, cleaned, found, moved)
+        if fault := coregister.fault(together[modality]):
             raise InputError(
-                f"{other_path}: its co-registration with {path} failed (it agrees "
-                f"better {DISPLACED_MM:g} mm away); check that it is a {modality} of the same "
-                "subject, or leave the subject out"
+                f"{other_path}: its co-registration with {path} failed ({fault}); check that it is "
+                f"a {modality} of the same subject, or leave the subject out"
             )
     numbers = _numbers(scan, corrected[reference], found, tumour)
     limits = {
@@ -146,16 +144,27 @@ def preprocess_shared(images: Images, shrink_mm: float) -> Outcome:
 
 
 def _find_brain(
-    path: Path, scan: Volume, modality: str, method: str, shrink: float, tumour: Mask | None
+    path: Path,
+    scan: Volume,
+    modality: str,
+    method: str,
+    params: dict[str, Any],
+    tumour: Mask | None,
 ) -> tuple[brain.Extraction, Volume]:
     """The brain of the reference, and that scan with the bias field of the whole head removed."""
+    mask = None
+    if method in brain_networks.NETWORKS:
+        mask = brain_networks.extract(scan, method, params["weights"], params["threads"])
+        if not mask.any():
+            raise InputError(f"{path}: {method} finds no brain in it; look at scan and weights")
     try:
         if method == "none":
             mask = brain.stripped(scan)
-            rough = _in_head(scan, method, shrink)
-            return brain.locate(rough, mask, modality, tumour), rough
-        rough = _in_head(scan, method, shrink)
-        return brain.extract(rough, modality, tumour), rough
+        rough = _in_head(scan, method, params["n4_shrink_mm"])
+        if mask is None:
+            return brain.extract(rough, modality, tumour), rough
+        alone = Volume(np.where(mask, rough.data, 0), rough.affine)
+        return brain.locate(alone, mask, modality, tumour), rough
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -164,43 +173,6 @@ def _in_head(scan: Volume, method: str, shrink: float) -> Volume:
     """`scan` without the bias that registration would stumble over, which a coarse field shows."""
     mask = scan.data != 0 if method == "none" else brain.head_mask(scan)
     return correct_bias(scan, mask, 2 * shrink).image
-
-
-def _coregister(reference: Volume, other: Volume, mask: Mask) -> sitk.AffineTransform:
-    """Rigid transform from the reference to another modality of the same head.
-
-    Wide steps find a patient who moved and can stray where there are few voxels; short ones cannot
-    do either. Both are taken from the scanner's own alignment, and what agrees best is kept. The
-    skull takes part: it is the same bone in both.
-    """
-    start = sitk.AffineTransform(3)
-    steps = np.maximum(1, np.rint(AROUND_MM / reference.grid.spacing)).astype(int)
-    head = ndimage.grey_dilation(mask.astype(np.uint8), size=(2 * steps + 1).tolist()) > 0
-    moved = [
-        register.linear(
-            reference, other, head, start, register.INFORMATION, register.STAGES[:1], levels
-        ).transform
-        for levels in (register.LEVELS_MM, register.LEVELS_MM[1:])
-    ]
-    return max([*moved, start], key=lambda t: register.follows(reference, other, mask, t))
-
-
-def _togetherness(
-    reference: Volume, other: Volume, mask: Mask, transform: sitk.AffineTransform
-) -> dict[str, float]:
-    """How well another modality follows the reference as aligned, and at best when displaced.
-
-    Two contrasts agree as well as they agree: only displacing them tells whether that is good.
-    """
-    shifts = np.vstack([np.eye(3), -np.eye(3)]) * DISPLACED_MM
-    displaced = [
-        register.compose(sitk.TranslationTransform(3, shift), transform)
-        for shift in shifts.tolist()
-    ]
-    return {
-        "aligned": register.follows(reference, other, mask, transform),
-        "displaced": max(register.follows(reference, other, mask, moved) for moved in displaced),
-    }
 
 
 def _stripped(path: Path, scan: Volume) -> Mask:
@@ -247,7 +219,9 @@ def _parser() -> argparse.ArgumentParser:
         "--image", action="append", required=True, metavar="MODALITY=PATH", help="first: reference"
     )
     parser.add_argument("--seg", type=Path, help="label map whose tumour is not looked at")
-    parser.add_argument("--brain", choices=["registration", "none"], required=True)
+    parser.add_argument("--brain", choices=METHODS, required=True)
+    parser.add_argument("--weights", default="", help="of the network (config: brain_weights)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the network")
     parser.add_argument("--params", type=json.loads, required=True, help="config section (JSON)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     return parser
@@ -261,13 +235,19 @@ def main(argv: list[str] | None = None) -> None:
         modality, _, path = item.partition("=")
         images[modality] = Path(path), volume.load(path)
     seg = None if args.seg is None else (args.seg, volume.load_labels(args.seg))
+    params = {**args.params, "threads": args.threads}
+    provenance = {}
+    if args.brain in brain_networks.NETWORKS:
+        params["weights"] = brain_networks.find_weights(args.brain, args.weights)
+        digest = hashlib.sha256(params["weights"].read_bytes()).hexdigest()
+        provenance["brain_weights_sha256"] = digest
     try:
         if args.space == "shared":
             if args.brain != "none":
                 raise InputError("--brain: scans in a shared space are stripped already; give none")
             outcome = preprocess_shared(images, args.params["n4_shrink_mm"])
         else:
-            outcome = preprocess_native(images, args.brain, args.params, seg)
+            outcome = preprocess_native(images, args.brain, params, seg)
     except InputError as error:
         raise InputError(f"sub-{args.subject}: {error}") from None
     outcome.evidence.update(
@@ -276,6 +256,7 @@ def main(argv: list[str] | None = None) -> None:
         space=args.space,
         brain=args.brain,
         bias_field={modality: c.bias for modality, c in outcome.images.items()},
+        **provenance,
     )
     _write(args.out, args.subject, outcome)
 

@@ -5,6 +5,7 @@ analysis grid is their own, their voxels are not interpolated. Normalisation is 
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from tumorfab import anatomy, brain, register, tissue, volume
+from tumorfab import anatomy, brain, deform, register, tissue, volume
 from tumorfab.stage import InputError, read_json, run, write_json
 from tumorfab.template import transform_path
 from tumorfab.volume import Grid, Image, Labels, Volume
@@ -82,6 +83,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--anat", type=Path, required=True, help="the subject's results folder")
     parser.add_argument("--template", type=Path, required=True, help="folder of the template")
     parser.add_argument("--label", required=True, help="BIDS label of the analysis space")
+    parser.add_argument(
+        "--params", type=json.loads, required=True, help="config section `standardise`, JSON"
+    )
     parser.add_argument("--seg", type=Path, help="native label map of an annotated case")
     args = parser.parse_args(argv)
     if (args.cohort == "annotated") != (args.seg is not None):
@@ -104,6 +108,8 @@ def main(argv: list[str] | None = None) -> None:
             images[modality], scales[modality] = normalise(moved, mask)
         except ValueError as error:
             raise InputError(f"{path}: {error} on the analysis grid; look at its mask") from None
+    if args.params["deformable"]:
+        priors, template["ventricles"] = _carried(template, images[reference], mask, reference)
     tissues = tissue.posteriors(images[reference], mask, priors, grid.spacing)
     expected = template["ventricles"]
     other = (priors[0] > 0.5) & ~expected
@@ -138,15 +144,34 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
+def _carried(
+    template: dict[str, Any], image: Image, mask: NDArray[np.bool_], modality: str
+) -> tuple[Image, NDArray[np.bool_]]:
+    """The template's priors and ventricles, deformed to one brain."""
+    grid = template["grid"]
+    metric = register.CORRELATION if modality == "T1w" else register.INFORMATION
+    shape = deform.deformation(Volume(image, grid.affine), template["T1w"], mask, metric)
+
+    def moved(data: NDArray) -> NDArray[np.float32]:
+        return volume.resample(Volume(data.astype(np.float32), grid.affine), grid, shape)
+
+    priors = np.stack([np.clip(moved(prior), 0, 1) for prior in template["priors"]])
+    return priors.astype(np.float32), moved(template["ventricles"]) > 0.5
+
+
 def _read_template(folder: Path, label: str) -> dict[str, Any]:
-    """The `template` stage's outcome: `grid`, `priors` (3, I, J, K), `ventricles`, `plane`."""
+    """The `template` stage's outcome: `grid`, `T1w` (normalised like a subject), `priors`
+    (3, I, J, K), `ventricles`, `plane`."""
     stem = folder / f"template_space-{label}"
     grid = volume.load_grid(f"{stem}_desc-brain_mask.nii.gz")
     maps = [volume.load_on(f"{stem}_label-{t}_probseg.nii.gz", grid) for t in tissue.CLASSES]
     inner = volume.load_on(f"{stem}_label-ventricles_mask.nii.gz", grid, labels=True) > 0
     to_mni = sitk.AffineTransform(sitk.ReadTransform(str(transform_path(folder, label))))
     plane = anatomy.mapped(register.ras_matrix(to_mni))
-    return {"grid": grid, "priors": np.stack(maps), "ventricles": inner, "plane": plane}
+    t1 = volume.load_on(f"{stem}_T1w.nii.gz", grid)
+    scan = Volume(normalise(t1, t1 > 0)[0], grid.affine)
+    return {"grid": grid, "T1w": scan, "priors": np.stack(maps), "ventricles": inner,
+            "plane": plane}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def _open(path: Path | str) -> nib.Nifti1Image:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:  # nibabel raises many kinds for a broken header
-        raise InputError(f"{path}: not a readable NIfTI file ({_first_line(error)})") from None
+        raise InputError(f"{path}: not a readable NIfTI file ({first_line(error)})") from None
     if not isinstance(image, nib.Nifti1Image):
         raise InputError(f"{path}: is {type(image).__name__}, not NIfTI; convert it to .nii.gz")
     return image
@@ -166,7 +166,7 @@ def _read(path: Path | str, dimensions: int = 3) -> tuple[NDArray, Affine]:
         data = np.asanyarray(image.dataobj)
     except (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
-            f"{path}: cannot be read to its end ({_first_line(error)}); copy it again"
+            f"{path}: cannot be read to its end ({first_line(error)}); copy it again"
         ) from None
     while data.ndim > dimensions and data.shape[-1] == 1:
         data = data[..., 0]
@@ -177,7 +177,8 @@ def _read(path: Path | str, dimensions: int = 3) -> tuple[NDArray, Affine]:
     return data, _affine(image)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

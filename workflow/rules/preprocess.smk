@@ -2,6 +2,10 @@
 # Two jobs per subject: the slow one knows nothing of the annotated cohort, so neither a new case nor
 # an edit of the normalisation repeats it.
 
+# HD-BET and SynthStrip are the only ways to find a brain that load torch and use a GPU. The memory is
+# for SynthStrip on its largest grid, 320 voxels along each edge.
+NETWORK = config["healthy"]["brain"] in ("hd-bet", "synthstrip")
+
 
 rule preprocess_healthy:
     input:
@@ -24,9 +28,11 @@ rule preprocess_healthy:
         f"{R}/benchmarks/preprocess/{{subject}}.tsv"
     conda:
         ENV
+    threads: config["compute"]["threads"] if NETWORK else 1
     resources:
-        mem_mb=3000,
-        runtime=30,
+        gpu=int(NETWORK),
+        mem_mb=16000 if NETWORK else 3000,
+        runtime=60 if NETWORK else 30,
     params:
         code=code("preprocess"),
         section=section("preprocess"),
@@ -34,6 +40,7 @@ rule preprocess_healthy:
         space="native",
         brain=config["healthy"]["brain"],
         seg="",
+        weights=config["healthy"]["brain_weights"],
         images=lambda wildcards, input: [
             f"--image {m}={path}" for m, path in zip(MODALITIES, input.scans)
         ],
@@ -41,8 +48,8 @@ rule preprocess_healthy:
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.preprocess"
         " --subject {wildcards.subject} --cohort {params.cohort} --space {params.space}"
-        " --brain {params.brain} {params.images} {params.seg}"
-        " --params {params.section:q} --out {params.out} > {log} 2>&1"
+        " --brain {params.brain} --weights {params.weights:q} {params.images} {params.seg}"
+        " --threads {threads} --params {params.section:q} --out {params.out} > {log} 2>&1"
 
 
 # Cases that share a space are not taken to the template one by one: `template` does it for all.
@@ -63,10 +70,16 @@ use rule preprocess_healthy as preprocess_annotated with:
         evidence=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-preproc.json",
     wildcard_constraints:
         subject="|".join(ANNOTATED),
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=3000,
+        runtime=30,
     params:
         cohort="annotated",
         space=config["annotated"]["space"],
         brain=config["annotated"]["brain"],
+        weights="",
         seg=lambda wildcards, input: (
             f"--seg {shlex.quote(input.seg)}" if input.seg else ""
         ),
@@ -137,11 +150,13 @@ rule standardise_healthy:
         anat=lambda wildcards, output: str(Path(output.evidence).parent),
         template=lambda wildcards, input: str(Path(input.template[0]).parent),
         cohort="healthy",
+        section=section("standardise"),
         seg="",
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.standardise"
         " --subject {wildcards.subject} --cohort {params.cohort} --modality {params.modalities}"
-        " --anat {params.anat} --template {params.template} --label {params.label} {params.seg}"
+        " --anat {params.anat} --template {params.template} --label {params.label}"
+        " --params {params.section:q} {params.seg}"
         " > {log} 2>&1"
 
 
