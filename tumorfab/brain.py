@@ -41,6 +41,8 @@ SIZES = (0.8, 0.9, 1.0)
 POSES = ((0.0, 0.0), (-20.0, 0.0), (20.0, 0.0), (0.0, -20.0), (0.0, 20.0))
 # Width (mm) of the rim around the template's brain that registration by information takes in.
 EDGE_MM = 6.0
+# Brightness of CSF, GM and WM in contrasts that are not the template's own.
+CONTRAST = {"T2w": (3.0, 1.5, 1.0), "FLAIR": (0.3, 1.25, 1.0)}
 # Volume of a head's brain relative to MNI152's 1886 ml: about 850 to 2550 ml.
 PLAUSIBLE_SIZE = (0.45, 1.35)
 # The true boundary is sought between these distances (mm) from the registered template's.
@@ -51,6 +53,8 @@ BONE = 0.2
 SULCUS_MM = 8.0
 # How far (mm) around the brain the scan must agree with the template that nothing is there.
 AROUND_MM = 8.0
+# CSF this near (mm) to the edge of the mask is outer CSF.
+OUTER_MM = 8.0
 # Weight of the template's boundary against the scan's, in the final one.
 TRUST = 0.3
 # Cisterns and fissures reach the brain's edge; what CSF lies deeper than this (mm) does not.
@@ -75,6 +79,17 @@ class Template:
     def distance(self) -> Image:
         """Distance in mm to the edge of the mask, negative inside."""
         return _distance(self.mask, self.t1.grid)
+
+    def contrast(self, modality: str, stripped: bool) -> Volume:
+        """The template as `modality` would show it: itself for T1w and T1c, else from its tissues.
+
+        Stripping may have cut the outer CSF away, so that a `stripped` template has none.
+        """
+        if modality not in CONTRAST:
+            return self.t1
+        csf, gm, wm = CONTRAST[modality]
+        kept = self.csf * (self.distance < -OUTER_MM) if stripped else self.csf
+        return Volume(csf * kept + gm * self.gm + wm * self.wm, self.t1.affine)
 
     @cached_property
     def ventricles(self) -> Mask:
@@ -149,7 +164,7 @@ def locate(image: Volume, mask: Mask, modality: str, tumour: Mask | None = None)
     brain = Volume(mask, image.affine)
     start = register.moments(Volume(mni.mask, mni.t1.affine), brain)
     work, away = on_work_grid(image), _on_work_grid(tumour, image)
-    found = align(work, [start], modality, away)
+    found = align(work, [start], modality, away, stripped=True)
     return _extraction(image, mask, found, _gain(work, [start], found, away))
 
 
@@ -193,9 +208,11 @@ def align(
     starts: list[sitk.AffineTransform],
     modality: str,
     tumour: Mask | None = None,
+    stripped: bool = False,
 ) -> sitk.AffineTransform:
     """Template points to points of `image`: the best of several starts, then refined. What lies
-    under `tumour` (on the grid of `image`) is not looked at.
+    under `tumour` (on the grid of `image`) is not looked at. Nothing surrounds a `stripped` brain,
+    so that its edge can take part in every way.
 
     Once the scale is free, the brain's outline can run away to the scalp's: with correlation where
     the scalp is bright, with information where the template's edge takes part. So several ways are
@@ -203,11 +220,14 @@ def align(
     goes on whose template explains most of the image.
     """
     mni = template(WORK_MM)
+    fixed = mni.contrast(modality, stripped)
     # Without the template's edge, information alone leaves a brain's size uncertain.
     edged = mni.distance < EDGE_MM
-    ways = [(register.INFORMATION, edged), (register.INFORMATION, mni.mask)]
-    if modality == "T1w":
-        ways = [(register.CORRELATION, mni.mask), *ways]
+    ways = [
+        (register.CORRELATION, edged if stripped else mni.mask),
+        (register.INFORMATION, edged),
+        (register.INFORMATION, mni.mask),
+    ]
 
     def moved(
         start: sitk.AffineTransform,
@@ -216,7 +236,7 @@ def align(
         levels: tuple[float, ...] = (8.0,),
     ) -> sitk.AffineTransform:
         metric, region = way
-        found = register.linear(mni.t1, image, region, start, metric, stages, levels, tumour)
+        found = register.linear(fixed, image, region, start, metric, stages, levels, tumour)
         return found.transform
 
     def fit(transform: sitk.AffineTransform) -> tuple[bool, float]:
@@ -235,8 +255,8 @@ def agreement(
 ) -> float:
     """How much of the image the template's anatomy explains, whatever the contrast: 0 to 1.
 
-    The multiple correlation coefficient of the image with the template's CSF, GM and WM maps, at
-    4 mm, up to `reach` mm outside the template's mask and outside the `tumour`.
+    The multiple correlation coefficient of the image with the template's inner and outer CSF, GM
+    and WM maps, at 4 mm, up to `reach` mm outside the template's mask and outside the `tumour`.
     """
     mni = template(COARSE_MM)
     region = mni.distance < reach
@@ -247,7 +267,10 @@ def agreement(
     values = volume.resample(coarse, mni.t1.grid, transform)[region].astype(np.float64)
     if values.std() == 0:
         return 0.0
-    tissues = (tissue[region] for tissue in (mni.csf, mni.gm, mni.wm))
+    # Masks differ in how much of the outer CSF they keep: it may be bright, dark or cut away.
+    outer = mni.distance > -OUTER_MM
+    maps = (mni.csf * outer, mni.csf * ~outer, mni.gm, mni.wm)
+    tissues = (tissue[region] for tissue in maps)
     design = np.column_stack([np.ones(values.size), *tissues])
     weights, *_ = np.linalg.lstsq(design, values, rcond=None)
     return float(np.sqrt(max(0.0, 1 - np.var(values - design @ weights) / values.var())))

@@ -43,7 +43,7 @@ RANGES = {
         "correlation with the template", (0.7, INF), (0.8, INF), "check orientation and modality"
     ),
     "dice_with_template_mask": Range(
-        "Dice of brain and template mask", (0.8, INF), (0.9, INF), "look at the brain mask"
+        "Dice of brain and template mask", (0.8, INF), (0.87, INF), "look at the brain mask"
     ),
     "template_brain_outside_view": Range(
         "share of the brain outside the field of view", (-INF, 0.1), (-INF, 0.01),

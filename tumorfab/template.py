@@ -23,7 +23,7 @@ from tumorfab.stage import InputError, atomic, run, write_json
 from tumorfab.tissue import CLASSES
 from tumorfab.volume import Grid, Volume
 
-MIN_CORRELATION = 0.8
+MIN_CORRELATION = 0.75
 
 
 def mean_brain(images: list[NDArray], masks: list[Mask]) -> NDArray[np.float32]:
@@ -38,10 +38,10 @@ def align(mean: Volume, mask: Mask, modality: str) -> Registration:
     """Register MNI152 to the mean of the training cases; maps points of `mean` to MNI points."""
     mni = brain.template()
     start = register.moments(Volume(mask, mean.affine), Volume(mni.mask, mni.t1.affine))
-    if modality == "T1w":
-        return register.linear(mean, mni.t1, mask, start, register.CORRELATION)
+    # The rim outside the mask holds the brain's size; without it the template comes out too large.
     rim = ndimage.distance_transform_edt(~mask, sampling=mean.grid.spacing) < brain.EDGE_MM
-    return register.linear(mean, mni.t1, rim, start, register.INFORMATION)
+    fixed = mni.contrast(modality, stripped=True)
+    return register.linear(mean, fixed, rim, start, register.CORRELATION)
 
 
 def warped(transform: sitk.AffineTransform, grid: Grid) -> dict[str, NDArray]:
