@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from tumorfab import __version__, figures, stage
+from tumorfab import __version__, figures, stage, views
 from tumorfab.ingest import read_subjects
 from tumorfab.metrics import REGIONS
 from tumorfab.score import COLUMNS, RUN
@@ -257,7 +257,7 @@ def page(args: argparse.Namespace, scores: pd.DataFrame, summary: list[dict[str,
         ],
         predictions=predictions(scores, runs, config),
         label_names={"necrotic core": 1, "oedema": 2, "enhancing tumour": 3},
-        label_colours=figures.LABEL_COLOURS,
+        label_colours=views.LABEL_COLOURS,
         points=figures.CURVE_POINTS,
         versions=_versions(),
     )
