@@ -13,7 +13,8 @@ from tumorfab import cli, plan
 
 ROOT = Path(__file__).parent.parent
 LIGHT = [
-    "demo", "ingest", "preprocess", "template", "standardise", "bank", "place", "score", "report",
+    "demo", "ingest", "preprocess", "template", "standardise", "mosaic", "qc", "bank", "place",
+    "score", "report",
 ]  # fmt: skip
 
 

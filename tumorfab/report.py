@@ -14,7 +14,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import yaml
@@ -22,6 +21,7 @@ import yaml
 from tumorfab import __version__, figures, stage, views
 from tumorfab.ingest import read_subjects
 from tumorfab.metrics import REGIONS
+from tumorfab.page import render
 from tumorfab.score import COLUMNS, RUN
 from tumorfab.stage import InputError
 from tumorfab.stats import GROUP, RESAMPLES, per_case, summarise
@@ -230,11 +230,8 @@ def page(args: argparse.Namespace, scores: pd.DataFrame, summary: list[dict[str,
         (path.parent.parent.name, _read_csv(path, ["step", *REFINER_LOSSES]))
         for path in args.refiners
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         config=config,
         config_yaml=yaml.safe_dump(config, default_flow_style=None, width=80),
         subjects=subjects.to_dict("records"),

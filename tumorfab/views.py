@@ -101,37 +101,48 @@ class View:
         spacing[orientation[:, 0].astype(int)] = np.linalg.norm(affine[:3, :3], axis=0)
         across = PLANES[plane]
         width, height = np.delete(spacing, across).tolist()
-        everything = (slice(None), slice(None))
-        whole = cls(orientation, across, 0, everything, (width, height))
         wanted = focus if focus.any() else brain if brain.any() else np.ones_like(brain)
-        summed = np.cumsum(whole.profile(wanted))
+        summed = np.cumsum(_per_slice(wanted, orientation, across))
         index = int(np.searchsorted(summed, summed[-1] // 2, side="right"))
         shown = np.any(nib.orientations.apply_orientation(brain | focus, orientation), axis=across)
-        lines = np.nonzero(shown[::-1, ::-1].T)
-        crop = everything
-        if len(lines[0]):
-            margins = (round(margin_mm / height), round(margin_mm / width))
-            rows, columns = (
-                slice(max(0, int(at.min()) - margin), int(at.max()) + margin + 1)
-                for at, margin in zip(lines, margins, strict=True)
+        shown = shown[::-1, ::-1].T if shown.any() else np.ones_like(shown.T)
+        rows, columns = (
+            slice(max(0, int(at.min()) - margin), min(size, int(at.max()) + margin + 1))
+            for at, size, margin in zip(
+                np.nonzero(shown),
+                shown.shape,
+                (round(margin_mm / height), round(margin_mm / width)),
+                strict=True,
             )
-            crop = (rows, columns)
-        return cls(orientation, across, index, crop, whole.pixel_mm)
+        )
+        return cls(orientation, across, index, (rows, columns), (width, height))
 
     @property
     def aspect(self) -> float:
         """Height of a pixel over its width."""
         return self.pixel_mm[1] / self.pixel_mm[0]
 
+    @property
+    def size_mm(self) -> tuple[float, float]:
+        """Width and height of the picture."""
+        rows, columns = (part.stop - part.start for part in self.crop)
+        return columns * self.pixel_mm[0], rows * self.pixel_mm[1]
+
     def profile(self, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Voxels of an (I, J, K) mask in each slice along the axis that `index` counts."""
-        turned = nib.orientations.apply_orientation(mask, self.orientation)
-        return np.count_nonzero(turned, axis=tuple({0, 1, 2} - {self.across}))
+        return _per_slice(mask, self.orientation, self.across)
 
     def of(self, data: NDArray) -> NDArray:
         """The slice of an (I, J, K) array as a picture (rows, columns)."""
         turned = nib.orientations.apply_orientation(data, self.orientation)
         return turned.take(self.index, axis=self.across)[::-1, ::-1].T[self.crop]
+
+
+def _per_slice(
+    mask: NDArray[np.bool_], orientation: NDArray[np.float64], across: int
+) -> NDArray[np.int64]:
+    turned = nib.orientations.apply_orientation(mask, orientation)
+    return np.count_nonzero(turned, axis=tuple({0, 1, 2} - {across}))
 
 
 def window(values: NDArray) -> tuple[float, float]:
