@@ -89,12 +89,18 @@ def draw(bands: Sequence[Band]) -> bytes:
 
 
 def _small_png(picture: NDArray[np.uint8]) -> bytes:
-    """A PNG with a palette, half as large: a page holds fifty of them."""
-    colours = PIL.Image.fromarray(np.ascontiguousarray(picture)).quantize(
-        256, PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE
-    )
+    """A PNG with a palette, half as large: a page holds fifty of them.
+
+    The palette suits the picture, and thin lines keep their colour since it is given them.
+    """
+    full = PIL.Image.fromarray(np.ascontiguousarray(picture))
+    kept = [*COLOURS.values(), "white"]
+    lines = [round(255 * part) for colour in kept for part in to_rgb(colour)]
+    suited = full.quantize(256 - len(kept), PIL.Image.Quantize.MEDIANCUT).getpalette() or []
+    palette = PIL.Image.new("P", (1, 1))
+    palette.putpalette(suited + lines)
     buffer = io.BytesIO()
-    colours.save(buffer, "png", optimize=True)
+    full.quantize(palette=palette, dither=PIL.Image.Dither.NONE).save(buffer, "png", optimize=True)
     return buffer.getvalue()
 
 

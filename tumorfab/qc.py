@@ -60,7 +60,9 @@ KNOWN = {
     "bias_field.*": Metric(
         "{} bias", "ratio", "Highest over lowest intensity bias that was removed in the brain."
     ),
-    "analysis.brain_volume_ml": Metric("Brain on grid", "ml", "Volume of the brain mask there."),
+    "analysis.brain_volume_ml": Metric(
+        "Brain on grid", "ml", "Volume of the brain mask in the analysis space."
+    ),
     "analysis.tissue_volume_ml.*": Metric("{}", "ml", "Volume of the tissue's posterior."),
     # Not judged: the units are the scanner's, and normalisation divides by them.
     "analysis.intensity.*.centre": Metric(
@@ -199,6 +201,7 @@ def html(table: pd.DataFrame, z: pd.DataFrame, results: Path, out: Path) -> str:
         native=sum(not column.startswith(ANALYSIS) for column in columns),
         rows=rows,
         cohorts=table["cohort"].value_counts().sort_index().to_dict(),
+        embed=embed,
         least=MIN_COHORT,
         max_z=MAX_Z,
     )
