@@ -16,7 +16,7 @@ from toy import GRID, LABEL, MODALITIES, distance, write_subject
 
 from tumorfab import mosaic, qc, stage, volume
 from tumorfab.stage import InputError
-from tumorfab.views import PLANES, View
+from tumorfab.views import LABEL_NAMES, PLANES, View
 
 CENTRE = (np.array(GRID.shape) - 1) / 2
 BRAIN = distance(CENTRE) < 64
@@ -81,12 +81,12 @@ def test_only_an_annotated_case_shows_tumour(tmp_path: Path) -> None:
             subject, anat, tmp_path / "template", LABEL, MODALITIES
         )
         assert list(native.outlines) == [mosaic.BRAIN]
-        classes = list(mosaic.TUMOUR.values()) if tumour else []
+        classes = list(LABEL_NAMES.values()) if tumour else []
         assert list(analysis.outlines) == [mosaic.TEMPLATE, *classes]
         assert list(tissues.tissues) == ["CSF", "GM", "WM"]
         assert list(other.outlines) == [mosaic.WHITE]
         assert [band.title.split(",")[0] for band in (native, other)] == MODALITIES
-    labels = analysis.outlines[mosaic.TUMOUR[1]]
+    labels = analysis.outlines[LABEL_NAMES[1]]
     for row in analysis.rows:
         assert any(view.of(labels).any() for view in row)
 

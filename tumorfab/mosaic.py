@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tumorfab import stage, volume
 from tumorfab.bank import case_files
-from tumorfab.views import LABEL_COLOURS, PLANES, View, style, window
+from tumorfab.views import LABEL_COLOURS, LABEL_NAMES, PLANES, View, style, window
 from tumorfab.volume import Affine, Image
 
 Mask = NDArray[np.bool_]
@@ -29,13 +29,11 @@ ACROSS = 7  # slices per plane
 MARGIN_MM = 10.0  # shown around the brain: enough to judge its edge, too little for a face
 TISSUE_OPACITY = 0.5
 BRAIN, TEMPLATE, WHITE = "brain mask", "brain mask of the template", "white matter"
-TUMOUR = {1: "necrotic core", 2: "oedema", 3: "enhancing tumour"}
 COLOURS = {
     BRAIN: "#4ade80", TEMPLATE: "#e879f9", WHITE: "#f2b705",
     "CSF": "#3b82f6", "GM": "#e5484d", "WM": "#f2e205",
-    **{name: LABEL_COLOURS[value] for value, name in TUMOUR.items()},
+    **{name: LABEL_COLOURS[value] for value, name in LABEL_NAMES.items()},
 }  # fmt: skip
-_SIDES = {"axial": "RL", "coronal": "RL", "sagittal": "AP"}
 _INCHES = 10.0
 _TITLE_INCHES = 0.3
 
@@ -113,8 +111,8 @@ def _draw_band(axes: Axes, band: Band, cell: float) -> None:
         for place, view in enumerate(row):
             left = place * cell + (cell - width) / 2
             _draw_tile(axes, band, view, (left, left + width, top + height, top), limits)
-        plane = list(PLANES)[list(PLANES.values()).index(row[0].across)]
-        for x, side in zip((0.05 * cell, (ACROSS - 0.05) * cell), _SIDES[plane], strict=True):
+        sides = "AP" if row[0].across == PLANES["sagittal"] else "RL"
+        for x, side in zip((0.05 * cell, (ACROSS - 0.05) * cell), sides, strict=True):
             axes.text(x, top + 0.5 * height, side, color="white", ha="center", va="center")
         top += height
     axes.set(xlim=(0, cell * ACROSS), ylim=(top, 0), aspect="auto", xticks=[], yticks=[])
@@ -179,7 +177,7 @@ def bands(
     if files["dseg"].exists():
         labels = volume.load_on(files["dseg"], grid, labels=True)
         tumour = labels > 0
-        outlines |= {name: labels == value for value, name in TUMOUR.items()}
+        outlines |= {name: labels == value for value, name in LABEL_NAMES.items()}
     rows = [slices(brain | expected, grid.affine, plane, tumour) for plane in PLANES]
     space = f"{label} space"
     shown.append(Band(f"{reference}, {space}", images[reference], brain, rows, outlines))

@@ -253,7 +253,7 @@ def page(args: argparse.Namespace, scores: pd.DataFrame, summary: list[dict[str,
             for path in _spread(sorted(args.samples), MOST_SAMPLES)
         ],
         predictions=predictions(scores, runs, config),
-        label_names={"necrotic core": 1, "oedema": 2, "enhancing tumour": 3},
+        label_names={name: value for value, name in views.LABEL_NAMES.items()},
         label_colours=views.LABEL_COLOURS,
         points=figures.CURVE_POINTS,
         versions=_versions(),

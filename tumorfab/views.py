@@ -22,6 +22,7 @@ from tumorfab.volume import Affine
 matplotlib.use("Agg")
 
 # Colours that colour-blind readers can tell apart, also over grey images.
+LABEL_NAMES = {1: "necrotic core", 2: "oedema", 3: "enhancing tumour"}
 LABEL_COLOURS = {1: "#3b82f6", 2: "#f2b705", 3: "#e5484d"}
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
