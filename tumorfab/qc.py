@@ -158,7 +158,7 @@ def flagged(table: pd.DataFrame, z: pd.DataFrame) -> pd.DataFrame:
     """A table of `read` with its outliers added to `flags`; most flags first, then by name."""
     added = [
         [
-            f"{described(c).name} {shown(row[c], table[c])} (z {distances[c]:+.1f})"
+            f"{described(c).name} {shown(row[c], decimals(table[c]))} (z {distances[c]:+.1f})"
             for c in map(str, z)
             if abs(distances[c]) > MAX_Z
         ]
@@ -170,12 +170,15 @@ def flagged(table: pd.DataFrame, z: pd.DataFrame) -> pd.DataFrame:
     return table.assign(flags=flags).iloc[order]
 
 
-def shown(value: float, column: pd.Series) -> str:
-    """A number as the page prints it, with as many decimals as all of its column."""
-    if not np.isfinite(value):
-        return "n/a"
+def decimals(column: pd.Series) -> int:
+    """How many decimals the page prints of all numbers of a column."""
     largest = column.abs().max()
-    return f"{value:,.{0 if largest >= 100 else 1 if largest >= 10 else 2 if largest > 1 else 3}f}"
+    return 0 if largest >= 100 else 1 if largest >= 10 else 2 if largest > 1 else 3
+
+
+def shown(value: float, places: int) -> str:
+    """A number as the page prints it."""
+    return f"{value:,.{places}f}" if np.isfinite(value) else "n/a"
 
 
 def html(table: pd.DataFrame, z: pd.DataFrame, results: Path, out: Path) -> str:
@@ -185,11 +188,12 @@ def html(table: pd.DataFrame, z: pd.DataFrame, results: Path, out: Path) -> str:
     """
     columns = {column: described(column) for column in numbers(table)}
     far = (z.abs() > MAX_Z).reindex(index=table.index, columns=list(columns), fill_value=False)
+    places = {column: decimals(table[column]) for column in columns}
     embed = len(table) <= MOST_EMBEDDED
     rows = [
         {
             **{name: row[name] for name in FIXED},
-            "cells": [(shown(row[c], table[c]), row[c], out_of_line[c]) for c in columns],
+            "cells": [(shown(row[c], places[c]), row[c], out_of_line[c]) for c in columns],
             "picture": _picture(mosaic.picture(results, row["subject"]), out, embed),
         }
         for row, out_of_line in zip(table.to_dict("records"), far.to_dict("records"), strict=True)
