@@ -10,6 +10,7 @@ configfile: "config.yaml"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/cohort.smk"
 include: "workflow/rules/preprocess.smk"
+include: "workflow/rules/qc.smk"
 include: "workflow/rules/place.smk"
 include: "workflow/rules/refine.smk"
 include: "workflow/rules/segment.smk"
@@ -20,6 +21,7 @@ rule all:
     default_target: True
     input:
         f"{R}/report/index.html",
+        f"{R}/qc/index.html",
     localrule: True
 
 

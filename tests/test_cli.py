@@ -13,8 +13,8 @@ from tumorfab import cli, plan
 
 ROOT = Path(__file__).parent.parent
 LIGHT = [
-    "fetch", "demo", "ingest", "preprocess", "template", "standardise", "bank", "place", "score",
-    "report",
+    "fetch", "demo", "ingest", "preprocess", "template", "standardise", "mosaic", "qc", "resample",
+    "bank", "place", "score", "report",
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from tumorfab import figures, report, stage, stats
+from tumorfab import figures, report, stage, stats, views
 from tumorfab.config import validated
 from tumorfab.stage import InputError
 from tumorfab.volume import save
@@ -437,7 +437,7 @@ def test_slices_look_the_same_however_the_file_is_turned(codes: str) -> None:
     )
     turned = affine @ nib.orientations.inv_ornt_aff(orientation, ras.shape)
     stored, mask = (nib.orientations.apply_orientation(x, orientation) for x in (ras, focus))
-    view = figures.Axial.through(mask, stored > 0, turned)
+    view = views.View.through(mask, stored > 0, turned)
     picture = view.of(stored)
     assert picture.shape == (9, 7)
     row, column = np.unravel_index(picture.argmax(), picture.shape)
@@ -449,10 +449,10 @@ def test_slices_look_the_same_however_the_file_is_turned(codes: str) -> None:
 def test_the_slice_shows_tumour_even_when_its_centre_of_mass_does_not() -> None:
     focus = np.zeros((5, 5, 20), bool)
     focus[2, 2, [1, 2, 17, 18, 19]] = True
-    assert figures.Axial.through(focus, focus, np.eye(4)).index == 17
+    assert views.View.through(focus, focus, np.eye(4)).index == 17
     empty = np.zeros_like(focus)
-    assert figures.Axial.through(empty, focus, np.eye(4)).index == 17
-    assert figures.Axial.through(empty, empty, np.eye(4)).of(focus).shape == (5, 5)
+    assert views.View.through(empty, focus, np.eye(4)).index == 17
+    assert views.View.through(empty, empty, np.eye(4)).of(focus).shape == (5, 5)
 
 
 def drop_column(study: Study) -> None:

@@ -51,6 +51,7 @@ FOLDERS: dict[str, Any] = {
 HOSTS = ("H01", "H02")
 TRAIN, VALIDATION, TEST = ("TF00004", "TF00001"), ("TF00002",), ("TF00003",)
 ANNOTATED = (*TRAIN, *VALIDATION, *TEST)
+SHARDS = sorted({plan.shard(subject, 2) for subject in (*HOSTS, *ANNOTATED)})
 RUNS = (
     "arm-real_k-2_n-0_fold-0_seed-0",
     "arm-coarse_k-2_n-1_fold-0_seed-0",
@@ -173,7 +174,7 @@ def expected() -> set[str]:
     """The files of the tiny study, relative to its results folder."""
     space = "space-analysis"
     paths = {".lock", "cohort/subjects.tsv", "cohort/skipped.tsv"}
-    jobs = {"ingest", "template", "bank", "report"}
+    jobs = {"ingest", "template", "bank", "report", "qc", *(f"mosaic/shard-{i}" for i in SHARDS)}
     for host in HOSTS:
         jobs |= {f"demo_healthy/{host}", f"place/fold-0_k-2_{host}"}
         paths |= {f"demo/healthy/sub-{host}/anat/sub-{host}_{m}.nii.gz" for m in ("T1w", "T2w")}
@@ -201,6 +202,7 @@ def expected() -> set[str]:
         paths |= {f"{stem}{name}.nii.gz" for name in native}
         paths |= {f"{stem}{space}_{name}.nii.gz" for name in standard}
         paths |= {f"{stem}desc-preproc.json", f"{stem}{space}_desc-preproc.json"}
+        paths |= {f"sub-{subject}/figures/sub-{subject}_desc-qc.png"}
     for name in ("T1w", "desc-brain_mask", "label-CSF_probseg", "label-GM_probseg",
                  "label-WM_probseg"):  # fmt: skip
         paths |= {f"template/template_{space}_{name}.nii.gz"}
@@ -215,6 +217,7 @@ def expected() -> set[str]:
         paths |= {f"segment/{run}/sub-{s}_{space}_desc-pred_dseg.nii.gz" for s in TEST}
         paths |= {f"segment/{run}/tensorboard/events.out.tfevents"}
     paths |= {f"report/{name}" for name in ("index.html", "dice.csv", "table.txt")}
+    paths |= {f"qc/{name}" for name in ("index.html", "metrics.tsv")}
     paths |= {f"logs/{job}.log" for job in jobs} | {f"benchmarks/{job}.tsv" for job in jobs}
     return paths
 

@@ -13,6 +13,8 @@ STAGES = {
     "template": "align the MNI template to the analysis space",
     "standardise": "bring one subject to the analysis space; tissue maps",
     "resample": "carry a volume between native scan and analysis space",
+    "mosaic": "pictures of some subjects to judge their preprocessing by",
+    "qc": "quality of preprocessing: table, outliers and HTML page",
     "bank": "collect the tumours of the training cases",
     "place": "TF-Aug: coarse tumours in one healthy brain",
     "train_refiner": "TF-GAN: train the refiner",

@@ -1,71 +1,29 @@
-"""Pictures of the report: charts as SVG, slices as PNG, both as data URIs.
+"""Pictures of the report: charts as SVG, slices as PNG, both as data URIs."""
 
-The bytes depend on the arguments alone: no time stamps, no random ids, no user style.
-"""
-
-import base64
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.style
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from tumorfab import samples, stage
 from tumorfab.bank import case_files
-from tumorfab.volume import Affine, Image, Labels, load_grid, load_on
-
-matplotlib.use("Agg")
+from tumorfab.views import LABEL_COLOURS, View, encoded, style, uri, window
+from tumorfab.volume import Image, Labels, load_grid, load_on
 
 # Colours that colour-blind readers can tell apart, also over grey images.
 ARM_COLOURS = {"real": "#5b6470", "coarse": "#c2790a", "tf": "#0a7d78"}
-LABEL_COLOURS = {1: "#3b82f6", 2: "#f2b705", 3: "#e5484d"}
 OUTLINE = "#ffffff"
-_STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.edgecolor": "#8a929c",
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e7eb",
-    "grid.linewidth": 0.7,
-    "xtick.color": "#3c444d",
-    "ytick.color": "#3c444d",
-    "legend.frameon": False,
-    "svg.hashsalt": "tumorfab",
-}
 _TILE_INCHES = 1.9
 CURVE_POINTS = 80
 _SHADES = ["#0a7d78", "#c2790a", "#6b4fa0", "#5b6470", "#b03a5b", "#2f6fb0"]
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with matplotlib.style.context(["default", _STYLE]):
-        yield
-
-
-def _uri(figure: Figure, kind: str) -> str:
-    buffer = io.BytesIO()
-    metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
-    figure.savefig(buffer, format=kind, dpi=100, metadata=metadata)
-    media = {"svg": "image/svg+xml", "png": "image/png"}[kind]
-    return f"data:{media};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def paired(cases: pd.DataFrame, arms: list[str], regions: Sequence[str]) -> str:
@@ -78,7 +36,7 @@ def paired(cases: pd.DataFrame, arms: list[str], regions: Sequence[str]) -> str:
     if settings.empty:
         settings = cases[["k", "n"]]
     rows = sorted(set(settings.itertuples(index=False, name=None)))
-    with _style():
+    with style():
         figure = Figure(figsize=(9.4, 0.5 + 2.7 * len(rows)), layout="constrained")
         grid = figure.subplots(len(rows), len(regions), squeeze=False, sharey=True)
         for axes, (k, n) in zip(grid, rows, strict=True):
@@ -87,7 +45,7 @@ def paired(cases: pd.DataFrame, arms: list[str], regions: Sequence[str]) -> str:
                 _paired_panel(panel, chosen[chosen["region"] == region], arms)
                 panel.set_title(f"{region}, K = {k}, N = {n}" if n else f"{region}, K = {k}")
             axes[0].set_ylabel("Dice")
-        return _uri(figure, "svg")
+        return uri(encoded(figure, "svg"), "svg")
 
 
 def _paired_panel(axes: Axes, cases: pd.DataFrame, arms: list[str]) -> None:
@@ -125,7 +83,7 @@ def curves(
     names = list(dict.fromkeys(name for name, _ in histories))
     colours = {n: ARM_COLOURS.get(n, _SHADES[i % len(_SHADES)]) for i, n in enumerate(names)}
     down = -(-len(panels) // across)
-    with _style():
+    with style():
         figure = Figure(figsize=(9.4, 0.5 + 2.2 * down), layout="constrained")
         for place, (column, title) in enumerate(panels.items()):
             axes = figure.add_subplot(down, min(across, len(panels)), place + 1)
@@ -141,47 +99,7 @@ def curves(
         if len(names) > 1:
             lines = [Line2D([], [], color=colours[name], label=name) for name in names]
             figure.legend(handles=lines, loc="outside upper right", ncols=len(names))
-        return _uri(figure, "svg")
-
-
-@dataclass(frozen=True, eq=False)
-class Axial:
-    """How one axial slice of a grid is shown: radiological (the patient's right is on the left of
-    the picture, front up), cropped to the brain, with the anatomy's proportions."""
-
-    orientation: NDArray[np.float64]
-    index: int
-    crop: tuple[slice, slice]
-    aspect: float
-
-    @classmethod
-    def through(cls, focus: NDArray[np.bool_], brain: NDArray[np.bool_], affine: Affine) -> "Axial":
-        """The slice through the middle of `focus` (of `brain` where `focus` is empty).
-
-        Both masks are (I, J, K) on the grid of `affine`. The middle is the median along the axis,
-        so the slice always shows some of the focus, however it is shaped.
-        """
-        orientation = nib.orientations.io_orientation(affine)
-        spacing = np.empty(3)
-        spacing[orientation[:, 0].astype(int)] = np.linalg.norm(affine[:3, :3], axis=0)
-        wanted = focus if focus.any() else brain if brain.any() else np.ones_like(brain)
-        levels = np.nonzero(nib.orientations.apply_orientation(wanted, orientation))[2]
-        index = int(np.sort(levels)[len(levels) // 2])
-        whole = cls(orientation, index, (slice(None), slice(None)), float(spacing[1] / spacing[0]))
-        shown = np.any(nib.orientations.apply_orientation(brain | focus, orientation), axis=2)
-        rows, columns = np.nonzero(shown[::-1, ::-1].T)
-        if not len(rows):
-            return whole
-        crop = (
-            slice(max(0, rows.min() - 2), rows.max() + 3),
-            slice(max(0, columns.min() - 2), columns.max() + 3),
-        )
-        return cls(orientation, index, crop, whole.aspect)
-
-    def of(self, data: NDArray) -> NDArray:
-        """The slice of an (I, J, K) array as a picture: front up, the right on the left."""
-        plane = nib.orientations.apply_orientation(data, self.orientation)[:, :, self.index]
-        return plane[::-1, ::-1].T[self.crop]
+        return uri(encoded(figure, "svg"), "svg")
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,19 +112,18 @@ class Tile:
     outline: NDArray[np.bool_] | None = None
 
 
-def strip(tiles: Sequence[Tile], view: Axial) -> str:
+def strip(tiles: Sequence[Tile], view: View) -> str:
     """The same slice of several images side by side, with one grey window for all.
 
     Black to white are the 0.5 to 99.5 percentiles of the non-zero voxels of all slices. Returns a
     data URI.
     """
     planes = [view.of(tile.image) for tile in tiles]
-    inside = np.concatenate([plane[plane != 0] for plane in planes] + [np.zeros(1)])
-    low, high = np.percentile(inside, [0.5, 99.5])
+    low, high = window(np.concatenate([plane.ravel() for plane in planes]))
     rows, columns = planes[0].shape
     height = _TILE_INCHES * rows * view.aspect / columns
     title = 0.24
-    with _style():
+    with style():
         figure = Figure(figsize=(_TILE_INCHES * len(tiles), height + title))
         for position, (tile, plane) in enumerate(zip(tiles, planes, strict=True)):
             share = height / (height + title)
@@ -215,7 +132,7 @@ def strip(tiles: Sequence[Tile], view: Axial) -> str:
             )
             picture = np.where(plane == 0, low, plane)
             axes.imshow(
-                picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=view.aspect,
+                picture, cmap="gray", vmin=low, vmax=high, aspect=view.aspect,
                 interpolation="bilinear",
             )  # fmt: skip
             _overlay(axes, tile, view)
@@ -223,15 +140,15 @@ def strip(tiles: Sequence[Tile], view: Axial) -> str:
             axes.set_axis_off()
             if position == 0:
                 _sides(axes)
-        return _uri(figure, "png")
+        return uri(encoded(figure, "png"), "png")
 
 
-def _overlay(axes: Axes, tile: Tile, view: Axial) -> None:
+def _overlay(axes: Axes, tile: Tile, view: View) -> None:
     if tile.labels is not None:
         plane = view.of(tile.labels)
         colours = np.zeros((*plane.shape, 4))
         for value, colour in LABEL_COLOURS.items():
-            colours[plane == value] = matplotlib.colors.to_rgba(colour, 0.6)
+            colours[plane == value] = to_rgba(colour, 0.6)
         axes.imshow(colours, aspect=view.aspect, interpolation="nearest")
     if tile.outline is not None:
         plane = view.of(tile.outline)
@@ -263,7 +180,7 @@ def sample_strip(sidecar: Path, config: dict[str, Any]) -> dict[str, str]:
     if refined.exists():
         tiles.append(Tile("refined (TF-GAN)", load_on(refined, grid)))
     tiles.append(Tile("labels", tiles[-1].image, labels))
-    view = Axial.through(labels > 0, healthy != 0, grid.affine)
+    view = View.through(labels > 0, healthy != 0, grid.affine)
     volume = (labels > 0).sum() * grid.voxel_volume / 1000
     number, donor = record["number"], record["donor"]
     caption = f"Host {host}, sample {number}: a tumour of {donor}, {volume:.1f} ml in the host."
@@ -285,4 +202,4 @@ def prediction_strip(case: str, predicted: dict[str, Path], config: dict[str, An
     tiles = [Tile(modality, image), Tile("annotation", image, truth, truth > 0)]
     for title, path in predicted.items():
         tiles.append(Tile(title, image, load_on(path, grid, labels=True), truth > 0))
-    return strip(tiles, Axial.through(truth > 0, image != 0, grid.affine))
+    return strip(tiles, View.through(truth > 0, image != 0, grid.affine))

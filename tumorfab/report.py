@@ -14,14 +14,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import yaml
 
-from tumorfab import __version__, figures, stage
+from tumorfab import __version__, figures, stage, views
 from tumorfab.ingest import read_subjects
 from tumorfab.metrics import REGIONS
+from tumorfab.page import render
 from tumorfab.score import COLUMNS, RUN
 from tumorfab.stage import InputError
 from tumorfab.stats import GROUP, RESAMPLES, per_case, summarise
@@ -230,11 +230,8 @@ def page(args: argparse.Namespace, scores: pd.DataFrame, summary: list[dict[str,
         (path.parent.parent.name, _read_csv(path, ["step", *REFINER_LOSSES]))
         for path in args.refiners
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         config=config,
         config_yaml=yaml.safe_dump(config, default_flow_style=None, width=80),
         subjects=subjects.to_dict("records"),
@@ -256,8 +253,8 @@ def page(args: argparse.Namespace, scores: pd.DataFrame, summary: list[dict[str,
             for path in _spread(sorted(args.samples), MOST_SAMPLES)
         ],
         predictions=predictions(scores, runs, config),
-        label_names={"necrotic core": 1, "oedema": 2, "enhancing tumour": 3},
-        label_colours=figures.LABEL_COLOURS,
+        label_names={name: value for value, name in views.LABEL_NAMES.items()},
+        label_colours=views.LABEL_COLOURS,
         points=figures.CURVE_POINTS,
         versions=_versions(),
     )

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from tumorfab import anatomy, brain, deform, register, tissue, volume
+from tumorfab import anatomy, brain, deform, evidence, register, tissue, volume
 from tumorfab.stage import InputError, read_json, run, write_json
 from tumorfab.template import transform_path
 from tumorfab.volume import Grid, Image, Labels, Volume
@@ -60,8 +60,8 @@ def native_transform(
 
     `anat` is the subject's results folder. Raises `InputError` for a missing file.
     """
-    evidence = read_json(anat / f"sub-{subject}_desc-preproc.json")
-    if evidence["space"] == "shared":
+    native = read_json(anat / f"sub-{subject}_desc-preproc.json")
+    if native["space"] == "shared":
         return None
     parts = [
         transform_path(template, label),
@@ -116,6 +116,10 @@ def main(argv: list[str] | None = None) -> None:
     inner = anatomy.ventricles(tissues[0], expected, other, grid.spacing) & mask
     plane = anatomy.midsagittal(images[reference], mask, grid, template["plane"])
 
+    both = np.count_nonzero(mask & template["mask"])
+    overlap = 2 * both / (np.count_nonzero(mask) + np.count_nonzero(template["mask"]))
+    _, flags = evidence.judge({"dice_with_template_mask": overlap}, reference, {})
+
     stem = f"{args.anat}/sub-{args.subject}_space-{args.label}"
     for modality, image in images.items():
         volume.save(f"{stem}_desc-preproc_{modality}.nii.gz", image, grid.affine)
@@ -138,6 +142,8 @@ def main(argv: list[str] | None = None) -> None:
             "intensity": scales,
             "brain_volume_ml": float(mask.sum()) * grid.voxel_volume / 1000,
             "tissue_volume_ml": ml,
+            "dice_with_template_mask": overlap,
+            "flags": flags,
             "ventricles_ml": float(inner.sum()) * grid.voxel_volume / 1000,
             "midsagittal_plane": {"point_mm": plane.point, "normal": plane.normal},
         },
@@ -160,18 +166,19 @@ def _carried(
 
 
 def _read_template(folder: Path, label: str) -> dict[str, Any]:
-    """The `template` stage's outcome: `grid`, `T1w` (normalised like a subject), `priors`
+    """The `template` stage's outcome: `grid`, `mask`, `T1w` (normalised like a subject), `priors`
     (3, I, J, K), `ventricles`, `plane`."""
     stem = folder / f"template_space-{label}"
-    grid = volume.load_grid(f"{stem}_desc-brain_mask.nii.gz")
+    mask = volume.load_labels(f"{stem}_desc-brain_mask.nii.gz")
+    grid = mask.grid
     maps = [volume.load_on(f"{stem}_label-{t}_probseg.nii.gz", grid) for t in tissue.CLASSES]
     inner = volume.load_on(f"{stem}_label-ventricles_mask.nii.gz", grid, labels=True) > 0
     to_mni = sitk.AffineTransform(sitk.ReadTransform(str(transform_path(folder, label))))
     plane = anatomy.mapped(register.ras_matrix(to_mni))
     t1 = volume.load_on(f"{stem}_T1w.nii.gz", grid)
     scan = Volume(normalise(t1, t1 > 0)[0], grid.affine)
-    return {"grid": grid, "T1w": scan, "priors": np.stack(maps), "ventricles": inner,
-            "plane": plane}  # fmt: skip
+    return {"grid": grid, "mask": mask.data > 0, "T1w": scan, "priors": np.stack(maps),
+            "ventricles": inner, "plane": plane}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ rule report:
     conda:
         ENV
     params:
-        code=code("report", "templates/report.html.j2"),
+        code=code("report", "templates/report.html.j2", "templates/style.css.j2"),
         config=json.dumps(config, sort_keys=True),
         runs=lambda wildcards, input: [str(Path(path).parent) for path in input.scores],
         samples=lambda wildcards, input: (
