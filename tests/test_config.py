@@ -123,7 +123,9 @@ def test_an_unknown_nested_key_is_named_in_full() -> None:
     )
 
 
-WRONG = {"integer": "many", "number": "many", "string": 3, "array": "T1w", "object": 3}
+WRONG = {
+    "integer": "many", "number": "many", "string": 3, "array": "T1w", "object": 3, "boolean": "yes",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", KEYS)

@@ -50,7 +50,7 @@ def check_subject(images: dict[str, str], seg: str, one_grid: bool, stripped: bo
             empty = not labels.data.any()
         except InputError as error:
             problems.append(str(error))
-    reference = next(iter(images.values()))
+    reference = next(iter(images.values()), None)
     if reference in grids:
         others = [path for path in grids if path != reference and (one_grid or path == seg)]
         problems += [
