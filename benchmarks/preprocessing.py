@@ -75,23 +75,29 @@ def oasis(folder: Path) -> Iterator[tuple[str, dict[str, float], float]]:
 
 
 def tcga(folder: Path) -> dict[str, float]:
-    """One patient's whole head in four modalities, against a published preprocessing of its T1c."""
+    """One patient's whole head, T1w and T1c, against a published preprocessing of the T1c."""
     atlas, known = (volume.load(folder / f"atlas_bet_t1c{end}.nii.gz") for end in ("", "_mask"))
-    path = folder / "TCGA-FG-6692_t1c.nii.gz"
-    params = config.validated({})["preprocess"] | {"min_correlation": 0.0}
+    names = {"T1w": "t1", "T1c": "t1c"}
+    paths = {m: folder / f"TCGA-FG-6692_{name}.nii.gz" for m, name in names.items()}
+    images = {m: (path, volume.load(path)) for m, path in paths.items()}
     start = time.perf_counter()
-    done = preprocess.preprocess_native({"T1c": (path, volume.load(path))}, "registration", params)
+    done = preprocess.preprocess_native(images, "registration", config.validated({})["preprocess"])
     seconds = time.perf_counter() - start
-    corrected = done.images["T1c"].image
+    corrected, mask = done.images["T1c"].image, known.data > 0
+    t1c_to_t1 = register.compose(
+        sitk.AffineTransform(done.transforms["T1c"].GetInverse()), done.transforms["T1w"]
+    )
+    share = Volume(done.mask.astype(np.float32), done.images["T1w"].image.affine)
+    brain_in_t1c = volume.resample(share, corrected.grid, t1c_to_t1) > 0.5
+    stripped = Volume(
+        np.where(brain_in_t1c, corrected.data, 0).astype(np.float32), corrected.affine
+    )
     # The published volume lies in SRI24 by a transform that was not published: find it rigidly.
-    mask = known.data > 0
-    share = Volume(done.mask.astype(np.float32), corrected.affine)
-    shift = register.moments(Volume(mask, known.affine), Volume(done.mask, corrected.affine))
+    centres = register.moments(Volume(mask, known.affine), Volume(brain_in_t1c, corrected.affine))
     rigid = sitk.AffineTransform(3)
-    rigid.SetTranslation(shift.GetTranslation())
-    stripped = Volume(np.where(done.mask, corrected.data, 0).astype(np.float32), corrected.affine)
+    rigid.SetTranslation(centres.GetTranslation())
     found = register.linear(atlas, stripped, mask, rigid, register.CORRELATION, ("rigid",))
-    there = volume.resample(share, known.grid, found.transform) > 0.5
+    there = volume.resample(share, known.grid, register.compose(found.transform, t1c_to_t1)) > 0.5
     image = volume.resample(corrected, known.grid, found.transform)
     inside = mask & there
     return {

@@ -15,11 +15,6 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 
-# Snakemake's rate limiter leaves behind, for every job, a timer thread that wakes the scheduler each
-# second for the rest of the run (snakemake issue 3804): after 100 jobs it took a third of a core.
-# What limits the jobs here are cores and resources.
-workflow.scheduling_settings.max_jobs_per_timespan = None
-
 R = config["results"]
 S = config["space"]["label"]
 MODALITIES = config["modalities"]
@@ -44,6 +39,10 @@ onstart:  # not earlier: a dry run needs no lock, and whether it is one shows on
         plan.hold(R)
     except InputError as error:
         sys.exit(f"error: {error}")
+    # The rate limiter leaves behind, for every job, a timer thread that wakes the scheduler each
+    # second for the rest of the run (snakemake issue 3804): after 100 jobs it took a third of a
+    # core. Cores and resources are what limits the jobs here.
+    workflow.scheduler.job_rate_limiter = None
 
 
 def section(name):

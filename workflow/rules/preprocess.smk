@@ -40,7 +40,11 @@ rule preprocess_healthy:
         space="native",
         brain=config["healthy"]["brain"],
         seg="",
-        weights=config["healthy"]["brain_weights"],
+        weights=(
+            f"--weights {shlex.quote(config['healthy']['brain_weights'])}"
+            if config["healthy"]["brain_weights"]
+            else ""
+        ),
         images=lambda wildcards, input: [
             f"--image {m}={path}" for m, path in zip(MODALITIES, input.scans)
         ],
@@ -48,7 +52,7 @@ rule preprocess_healthy:
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.preprocess"
         " --subject {wildcards.subject} --cohort {params.cohort} --space {params.space}"
-        " --brain {params.brain} --weights {params.weights:q} {params.images} {params.seg}"
+        " --brain {params.brain} {params.weights} {params.images} {params.seg}"
         " --threads {threads} --params {params.section:q} --out {params.out} > {log} 2>&1"
 
 
