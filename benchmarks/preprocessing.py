@@ -89,14 +89,16 @@ def tcga(folder: Path) -> dict[str, float]:
     )
     share = Volume(done.mask.astype(np.float32), done.images["T1w"].image.affine)
     brain_in_t1c = volume.resample(share, corrected.grid, t1c_to_t1) > 0.5
-    stripped = Volume(
-        np.where(brain_in_t1c, corrected.data, 0).astype(np.float32), corrected.affine
-    )
     # The published volume lies in SRI24 by a transform that was not published: find it rigidly.
     centres = register.moments(Volume(mask, known.affine), Volume(brain_in_t1c, corrected.affine))
     rigid = sitk.AffineTransform(3)
     rigid.SetTranslation(centres.GetTranslation())
-    found = register.linear(atlas, stripped, mask, rigid, register.CORRELATION, ("rigid",))
+    found = register.linear(atlas, corrected, mask, rigid, register.INFORMATION, ("rigid",))
+    there = volume.resample(share, known.grid, register.compose(found.transform, t1c_to_t1)) > 0.5
+    stripped = Volume(np.where(brain_in_t1c, corrected.data, 0), corrected.affine)
+    found = register.linear(
+        atlas, stripped, mask, found.transform, register.CORRELATION, ("rigid",), (4.0, 2.0)
+    )
     there = volume.resample(share, known.grid, register.compose(found.transform, t1c_to_t1)) > 0.5
     image = volume.resample(corrected, known.grid, found.transform)
     inside = mask & there

@@ -170,3 +170,12 @@ def test_annotated_needs_method_none(tmp_path):
     scans = {"T1w": head(6.0, stripped=True).scan}
     with pytest.raises(InputError, match="--brain: scans in a shared space are stripped already"):
         preprocess.main(arguments(tmp_path, "annotated", "registration", scans))
+
+
+def test_spacing_of_another_unit_is_said(tmp_path):
+    scan = head(4.0).scan
+    scans = {"T1w": Volume(scan.data, scan.affine @ np.diag([0.1, 0.1, 0.1, 1.0]))}
+    with pytest.raises(
+        InputError, match=r"T1w.nii.gz: its field of view is 26 x 26 x 21 mm, 60 to"
+    ):
+        preprocess.main(arguments(tmp_path, "healthy", "registration", scans))

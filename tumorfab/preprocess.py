@@ -22,6 +22,9 @@ from tumorfab.volume import Volume
 
 Images = dict[str, tuple[Path, Volume]]
 
+# Edges that the field of view of a scan of a whole brain can have.
+VIEW_MM = (60.0, 700.0)
+
 METHODS = ("registration", *brain_networks.NETWORKS, "none")
 
 
@@ -81,6 +84,7 @@ def preprocess_native(
     shrink = params["n4_shrink_mm"]
     (reference, (path, scan)), *others = images.items()
     tumour = None if seg is None else seg[1].data > 0
+    _check_view(path, scan)
     found, rough = _find_brain(path, scan, reference, method, params, tumour)
     corrected = {reference: correct_bias(scan, found.mask, shrink)}
     transforms = {reference: found.transform}
@@ -107,6 +111,17 @@ def preprocess_native(
         raise InputError(f"{path}: {'; '.join(failed)}; or leave the subject out")
     record = {**numbers, "coregistration": together, "flags": flags}
     return Outcome(corrected, found.mask, transforms, record)
+
+
+def _check_view(path: Path, scan: Volume) -> None:
+    view = np.array(scan.data.shape) * scan.grid.spacing
+    low, high = VIEW_MM
+    if not low <= view.min() <= view.max() <= high:
+        sizes = " x ".join(f"{edge:.0f}" for edge in view)
+        raise InputError(
+            f"{path}: its field of view is {sizes} mm, {low:g} to {high:g} is plausible for a "
+            "head; check the spacing in its header"
+        )
 
 
 def _numbers(
