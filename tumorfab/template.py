@@ -24,6 +24,8 @@ from tumorfab.tissue import CLASSES
 from tumorfab.volume import Grid, Volume
 
 MIN_CORRELATION = 0.75
+# Sizes that are tried around the registered one.
+SIZES = np.arange(0.88, 1.081, 0.02).round(2).tolist()
 
 
 def mean_brain(images: list[NDArray], masks: list[Mask]) -> NDArray[np.float32]:
@@ -38,10 +40,34 @@ def align(mean: Volume, mask: Mask, modality: str) -> Registration:
     """Register MNI152 to the mean of the training cases; maps points of `mean` to MNI points."""
     mni = brain.template()
     start = register.moments(Volume(mask, mean.affine), Volume(mni.mask, mni.t1.affine))
-    # The rim outside the mask holds the brain's size; without it the template comes out too large.
+    # The rim outside the mask holds the brain's size, without which the template shrinks by a tenth.
     rim = ndimage.distance_transform_edt(~mask, sampling=mean.grid.spacing) < brain.EDGE_MM
     fixed = mni.contrast(modality, stripped=True)
-    return register.linear(mean, fixed, rim, start, register.CORRELATION)
+    found = register.linear(mean, fixed, rim, start, register.CORRELATION)
+    return Registration(_sized(found.transform, mean, mask), found.before, found.after)
+
+
+def _sized(transform: sitk.AffineTransform, mean: Volume, mask: Mask) -> sitk.AffineTransform:
+    """`transform` (points of `mean` to MNI points) with the size at which both the images and the
+    masks agree best: a brain's outer CSF is dark or cut away, so that images alone settle inside.
+    """
+    mni = brain.template(brain.COARSE_MM)
+    share = Volume(mask.astype(np.float32), mean.affine)
+    centre = register.moments(Volume(mni.mask, mni.t1.affine), share).GetCenter()
+
+    def scaled(factor: float) -> sitk.AffineTransform:
+        scale = sitk.AffineTransform(3)
+        scale.SetCenter(centre)
+        scale.Scale(factor)
+        return register.compose(transform, scale)
+
+    def fit(factor: float) -> float:
+        back = sitk.AffineTransform(scaled(factor).GetInverse())
+        there = volume.resample(share, mni.t1.grid, back) > 0.5
+        overlap = 2 * (there & mni.mask).sum() / (there.sum() + mni.mask.sum())
+        return brain.agreement(mean, back, brain.AROUND_MM) + float(overlap)
+
+    return scaled(max(SIZES, key=fit))
 
 
 def warped(transform: sitk.AffineTransform, grid: Grid) -> dict[str, NDArray]:
