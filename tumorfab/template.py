@@ -40,7 +40,7 @@ def align(mean: Volume, mask: Mask, modality: str) -> Registration:
     """Register MNI152 to the mean of the training cases; maps points of `mean` to MNI points."""
     mni = brain.template()
     start = register.moments(Volume(mask, mean.affine), Volume(mni.mask, mni.t1.affine))
-    # The rim outside the mask holds the brain's size, without which the template shrinks by a tenth.
+    # The rim outside the mask holds the brain's size; without it the template shrinks by a tenth.
     rim = ndimage.distance_transform_edt(~mask, sampling=mean.grid.spacing) < brain.EDGE_MM
     fixed = mni.contrast(modality, stripped=True)
     found = register.linear(mean, fixed, rim, start, register.CORRELATION)
