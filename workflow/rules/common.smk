@@ -72,6 +72,11 @@ def case(subject):
     return standardised(subject, *[f"desc-preproc_{m}" for m in MODALITIES], "dseg")
 
 
+def picture(subject):
+    """The quality picture of a subject."""
+    return f"{R}/sub-{subject}/figures/sub-{subject}_desc-qc.png"
+
+
 def sidecars(kind, fold, k, n):
     """Sidecars of the synthetic samples of a run; kind is coarse or tf."""
     return [

@@ -2,11 +2,6 @@
 SUBJECTS = HOSTS + ANNOTATED
 
 
-def picture(subject):
-    """The quality picture of a subject."""
-    return f"{R}/sub-{subject}/figures/sub-{subject}_desc-qc.png"
-
-
 # One rule per shard: loading matplotlib costs more than a picture.
 for shard in sorted({plan.shard(s, config["compute"]["shards"]) for s in SUBJECTS}):
     shard_subjects = [
