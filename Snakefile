@@ -26,4 +26,6 @@ rule all:
 
 
 onsuccess:
-    print(Path(f"{R}/report/table.txt").read_text(encoding="utf-8"))
+    table = Path(f"{R}/report/table.txt")
+    if table.exists():  # it does not where less was asked for, as by --until
+        print(table.read_text(encoding="utf-8"))
