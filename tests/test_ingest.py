@@ -51,7 +51,8 @@ class Study:
             "seed": 1,
             "modalities": ["T1w"],
             "healthy": self.section("bids", self.healthy) | {"brain": "registration"},
-            "annotated": self.section("brats", self.annotated),
+            "annotated": self.section("brats", self.annotated)
+            | {"space": "shared", "brain": "none"},
             "ingest": {"on_error": "stop"},
             "split": {"train": 2, "validation": 1, "file": ""},
         }
@@ -364,6 +365,8 @@ def test_annotated_modalities_must_share_a_grid_and_healthy_ones_need_not(study:
     shutil.rmtree(study.root / "out")
     path = nifti(study.annotated / "TF-3" / "TF-3-t2w.nii.gz", head(), other)
     assert study.problem().startswith(f"{path}: is on another grid than {study.t1n('TF-3')}")
+    study.params["annotated"]["space"] = "native"
+    assert len(study.run()[0]) == 7  # only the label map must lie on the reference's grid
 
 
 def test_an_annotated_case_with_its_skull_is_refused(study: Study) -> None:
