@@ -177,7 +177,7 @@ def test_columns_have_names_units_and_meanings_known_or_not() -> None:
     new = qc.described("analysis.lesion.volume_ml")
     assert (new.name, new.unit, new.judged) == ("lesion volume", "ml", True)
     assert "analysis.lesion.volume_ml" in new.meaning
-    assert qc.described("noise") == qc.Metric("noise", "", "noise of the sidecar.")
+    assert qc.described("ringing") == qc.Metric("ringing", "", "ringing of the sidecar.")
 
 
 def test_robust_z_by_hand() -> None:
