@@ -197,14 +197,15 @@ def expected() -> set[str]:
         jobs |= {f"preprocess/{subject}", f"standardise/{subject}"}
         native = ("desc-N4_T1w", "desc-N4_T2w", "desc-brain_mask")
         standard = ("desc-preproc_T1w", "desc-preproc_T2w", "desc-brain_mask",
-                    "label-CSF_probseg", "label-GM_probseg", "label-WM_probseg")  # fmt: skip
+                    "label-CSF_probseg", "label-GM_probseg", "label-WM_probseg",
+                    "label-ventricles_mask")  # fmt: skip
         stem = f"sub-{subject}/anat/sub-{subject}_"
         paths |= {f"{stem}{name}.nii.gz" for name in native}
         paths |= {f"{stem}{space}_{name}.nii.gz" for name in standard}
         paths |= {f"{stem}desc-preproc.json", f"{stem}{space}_desc-preproc.json"}
         paths |= {f"sub-{subject}/figures/sub-{subject}_desc-qc.png"}
     for name in ("T1w", "desc-brain_mask", "label-CSF_probseg", "label-GM_probseg",
-                 "label-WM_probseg"):  # fmt: skip
+                 "label-WM_probseg", "label-ventricles_mask"):  # fmt: skip
         paths |= {f"template/template_{space}_{name}.nii.gz"}
     paths |= {"template/from-MNI152NLin2009aSym_to-analysis_mode-image_xfm.txt"}
     paths |= {"template/template.json"}
