@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from tumorfab import config, preprocess, stage, volume
+from tumorfab import config, metrics, preprocess, stage, volume
 from tumorfab.volume import Volume
 
 Fault = Callable[[Volume, np.ndarray, np.random.Generator], Volume]
@@ -151,7 +151,7 @@ def outcome(job: tuple[Path, str]) -> tuple[str, str, str]:
     brain = (
         truth.data > 0.5 if fault in ("upside down", "back to front", "left for right") else mask
     )
-    dice = 2 * (done.mask & brain).sum() / (done.mask.sum() + brain.sum())
+    dice = metrics.dice(done.mask, brain)
     return fault, "passed, mask right" if dice >= GOOD_DICE else "passed", ""
 
 

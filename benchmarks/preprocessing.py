@@ -15,16 +15,21 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from tumorfab import brain, config, preprocess, register, stage, standardise, tissue, volume
+from tumorfab import (
+    brain,
+    config,
+    metrics,
+    preprocess,
+    register,
+    stage,
+    standardise,
+    tissue,
+    volume,
+)
 from tumorfab.volume import Volume
 
 IXI, OASIS = "healthy_ixi_t1_2mm", "healthy_oasis_t1_1mm_stripped"
 TCGA = "wholehead_tcga_fg_6692"
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Overlap of two masks."""
-    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
 def head(job: tuple[Path, float]) -> tuple[float, float]:
@@ -44,7 +49,7 @@ def head(job: tuple[Path, float]) -> tuple[float, float]:
     except stage.InputError as error:
         print(error)
         return 0.0, time.perf_counter() - start
-    return dice(done.mask, known), time.perf_counter() - start
+    return metrics.dice(done.mask, known), time.perf_counter() - start
 
 
 def oasis(folder: Path) -> Iterator[tuple[str, dict[str, float], float]]:
@@ -68,7 +73,7 @@ def oasis(folder: Path) -> Iterator[tuple[str, dict[str, float], float]]:
         seconds = time.perf_counter() - start
         best = np.where(done.mask, 1 + found.argmax(0), 0)
         scores = {
-            name: dice(best == value, truth.data == value)
+            name: metrics.dice(best == value, truth.data == value)
             for value, name in enumerate(tissue.CLASSES, 1)
         }
         yield path.name, scores, seconds
@@ -103,7 +108,7 @@ def tcga(folder: Path) -> dict[str, float]:
     image = volume.resample(corrected, known.grid, found.transform)
     inside = mask & there
     return {
-        "Dice with the HD-BET mask": dice(there, mask),
+        "Dice with the HD-BET mask": metrics.dice(there, mask),
         "correlation with the published volume": float(
             np.corrcoef(image[inside], atlas.data[inside])[0, 1]
         ),

@@ -142,6 +142,28 @@ def test_healthy_arrives_in_the_space_of_the_cases(study):
     assert not Path(f"{stem}_dseg.nii.gz").exists()
 
 
+def test_deformed_priors_move_no_scan(study, tmp_path):
+    standardise.main(arguments(study, "H", "healthy"))
+    (tmp_path / "template").symlink_to(study / "template")
+    (tmp_path / "H").mkdir()
+    for path in (study / "H").iterdir():
+        if "space-S" not in path.name:
+            (tmp_path / "H" / path.name).symlink_to(path)
+    args = arguments(tmp_path, "H", "healthy")
+    args[args.index("--params") + 1] = json.dumps({"deformable": True})
+    standardise.main(args)
+    linear, deformed = (folder / "H" / "sub-H_space-S" for folder in (study, tmp_path))
+    for name in ("desc-preproc_T1w", "desc-brain_mask"):
+        assert Path(f"{linear}_{name}.nii.gz").read_bytes() == (
+            Path(f"{deformed}_{name}.nii.gz").read_bytes()
+        )
+    one, two = (
+        volume.load(f"{stem}_label-GM_probseg.nii.gz").data > 0.5 for stem in (linear, deformed)
+    )
+    assert not np.array_equal(one, two)
+    assert dice(one, two) > 0.9  # the template lies on itself: there is little to deform
+
+
 def test_labels_beyond_brats(study):
     seg = write_seg(study, 1, 5)
     with pytest.raises(InputError, match=r"seg15.nii.gz: has labels 5 outside 0..4"):

@@ -19,7 +19,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.segmentation import watershed
 
-from tumorfab import register, volume
+from tumorfab import metrics, register, volume
 from tumorfab.register import Mask
 from tumorfab.stage import InputError
 from tumorfab.volume import Grid, Image, Volume
@@ -366,13 +366,11 @@ def _extraction(
     image: Volume, mask: Mask, transform: sitk.AffineTransform, gain: float
 ) -> Extraction:
     prior = _distance_to_template(image.grid, transform) < 0
-    overlap = (
-        2 * np.count_nonzero(prior & mask) / (np.count_nonzero(prior) + np.count_nonzero(mask))
-    )
+    overlap = metrics.dice(prior, mask)
     mni = template(COARSE_MM)
     view = register.shrunk(Volume(np.ones(image.data.shape, np.float32), image.affine), COARSE_MM)
     seen = volume.resample(view, mni.t1.grid, transform)[mni.mask] >= 0.5
-    return Extraction(mask, transform, float(overlap), float(1 - seen.mean()), gain)
+    return Extraction(mask, transform, overlap, float(1 - seen.mean()), gain)
 
 
 def _distance(mask: Mask, grid: Grid) -> Image:

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tumorfab import brain, register, volume
+from tumorfab import brain, metrics, register, volume
 from tumorfab.register import Mask
 from tumorfab.volume import Volume
 
@@ -87,9 +87,8 @@ def measure(
     template points to points of the scan."""
     mni = brain.template(brain.WORK_MM)
     back = sitk.AffineTransform(transform.GetInverse())
-    expected = volume.resample(
-        Volume(mni.mask.astype(np.float32), mni.t1.affine), scan.grid, back
-    ) > 0.5  # fmt: skip
+    share = Volume(mni.mask.astype(np.float32), mni.t1.affine)
+    expected = volume.resample(share, scan.grid, back) > 0.5
     stretches = np.linalg.svd(np.reshape(transform.GetMatrix(), (3, 3)), compute_uv=False)
     white, csf, noise = _contrast(corrected, mask, transform)
     return {
@@ -146,7 +145,7 @@ def mirror_dice(mask: Volume, transform: sitk.AffineTransform) -> float:
     share = Volume(mask.data.astype(np.float32), mask.affine)
     here = volume.resample(share, mni.t1.grid, transform) > 0.5
     mirrored = volume.resample(share, mni.t1.grid, register.compose(mirror(), transform)) > 0.5
-    return float(2 * (here & mirrored).sum() / max(here.sum() + mirrored.sum(), 1))
+    return metrics.dice(here, mirrored)
 
 
 def mirror() -> sitk.AffineTransform:

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from tumorfab import anatomy, brain, deform, evidence, register, tissue, volume
+from tumorfab import anatomy, brain, deform, evidence, metrics, register, tissue, volume
 from tumorfab.stage import InputError, read_json, run, write_json
 from tumorfab.template import transform_path
 from tumorfab.volume import Grid, Image, Labels, Volume
@@ -109,15 +109,15 @@ def main(argv: list[str] | None = None) -> None:
         except ValueError as error:
             raise InputError(f"{path}: {error} on the analysis grid; look at its mask") from None
     if args.params["deformable"]:
-        priors, template["ventricles"] = _carried(template, images[reference], mask, reference)
+        t1 = volume.load_on(args.template / f"template_space-{args.label}_T1w.nii.gz", grid)
+        priors, template["ventricles"] = _carried(template, t1, images[reference], mask, reference)
     tissues = tissue.posteriors(images[reference], mask, priors, grid.spacing)
     expected = template["ventricles"]
     other = (priors[0] > 0.5) & ~expected
     inner = anatomy.ventricles(tissues[0], expected, other, grid.spacing) & mask
     plane = anatomy.midsagittal(images[reference], mask, grid, template["plane"])
 
-    both = np.count_nonzero(mask & template["mask"])
-    overlap = 2 * both / (np.count_nonzero(mask) + np.count_nonzero(template["mask"]))
+    overlap = metrics.dice(mask, template["mask"])
     _, flags = evidence.judge({"dice_with_template_mask": overlap}, reference, {})
 
     stem = f"{args.anat}/sub-{args.subject}_space-{args.label}"
@@ -151,12 +151,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _carried(
-    template: dict[str, Any], image: Image, mask: NDArray[np.bool_], modality: str
+    template: dict[str, Any], t1: Image, image: Image, mask: NDArray[np.bool_], modality: str
 ) -> tuple[Image, NDArray[np.bool_]]:
-    """The template's priors and ventricles, deformed to one brain."""
+    """The template's priors and ventricles, deformed to one brain; `t1` is the template's image."""
     grid = template["grid"]
     metric = register.CORRELATION if modality == "T1w" else register.INFORMATION
-    shape = deform.deformation(Volume(image, grid.affine), template["T1w"], mask, metric)
+    scan = Volume(normalise(t1, t1 > 0)[0], grid.affine)
+    shape = deform.deformation(Volume(image, grid.affine), scan, mask, metric)
 
     def moved(data: NDArray) -> NDArray[np.float32]:
         return volume.resample(Volume(data.astype(np.float32), grid.affine), grid, shape)
@@ -166,8 +167,8 @@ def _carried(
 
 
 def _read_template(folder: Path, label: str) -> dict[str, Any]:
-    """The `template` stage's outcome: `grid`, `mask`, `T1w` (normalised like a subject), `priors`
-    (3, I, J, K), `ventricles`, `plane`."""
+    """The `template` stage's outcome: `grid`, `mask`, `priors` (3, I, J, K), `ventricles`,
+    `plane`."""
     stem = folder / f"template_space-{label}"
     mask = volume.load_labels(f"{stem}_desc-brain_mask.nii.gz")
     grid = mask.grid
@@ -175,10 +176,8 @@ def _read_template(folder: Path, label: str) -> dict[str, Any]:
     inner = volume.load_on(f"{stem}_label-ventricles_mask.nii.gz", grid, labels=True) > 0
     to_mni = sitk.AffineTransform(sitk.ReadTransform(str(transform_path(folder, label))))
     plane = anatomy.mapped(register.ras_matrix(to_mni))
-    t1 = volume.load_on(f"{stem}_T1w.nii.gz", grid)
-    scan = Volume(normalise(t1, t1 > 0)[0], grid.affine)
-    return {"grid": grid, "mask": mask.data > 0, "T1w": scan, "priors": np.stack(maps),
-            "ventricles": inner, "plane": plane}  # fmt: skip
+    return {"grid": grid, "mask": mask.data > 0, "priors": np.stack(maps), "ventricles": inner,
+            "plane": plane}  # fmt: skip
 
 
 if __name__ == "__main__":

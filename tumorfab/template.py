@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tumorfab import brain, register, volume
+from tumorfab import brain, metrics, register, volume
 from tumorfab.register import Mask, Registration
 from tumorfab.stage import InputError, atomic, run, write_json
 from tumorfab.tissue import CLASSES
@@ -64,8 +64,7 @@ def _sized(transform: sitk.AffineTransform, mean: Volume, mask: Mask) -> sitk.Af
     def fit(factor: float) -> float:
         back = sitk.AffineTransform(scaled(factor).GetInverse())
         there = volume.resample(share, mni.t1.grid, back) > 0.5
-        overlap = 2 * (there & mni.mask).sum() / (there.sum() + mni.mask.sum())
-        return brain.agreement(mean, back, brain.AROUND_MM) + float(overlap)
+        return brain.agreement(mean, back, brain.AROUND_MM) + metrics.dice(there, mni.mask)
 
     return scaled(max(SIZES, key=fit))
 
