@@ -16,9 +16,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from tumorfab import (
-    brain,
     config,
     metrics,
+    mni152,
     preprocess,
     register,
     stage,
@@ -61,7 +61,7 @@ def oasis(folder: Path) -> Iterator[tuple[str, dict[str, float], float]]:
         start = time.perf_counter()
         done = preprocess.preprocess_native({"T1w": (path, scan)}, "none", params)
         back = sitk.AffineTransform(done.transforms["T1w"].GetInverse())
-        mni = brain.template()
+        mni = mni152.template()
         priors = np.stack(
             [
                 volume.resample(Volume(prior, mni.t1.affine), scan.grid, back)

@@ -17,7 +17,7 @@ import ants
 import numpy as np
 import SimpleITK as sitk
 
-from tumorfab import brain, register, volume
+from tumorfab import brain, mni152, register, volume
 from tumorfab.volume import Volume
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     scan = volume.load(args.scan)
     mask = volume.load_labels(args.mask).data > 0
     stripped = Volume(np.where(mask, scan.data, 0).astype(np.float32), scan.affine)
-    mni = brain.template()
+    mni = mni152.template()
     pair = as_ants(mni.t1), as_ants(stripped)
     seconds: dict[str, list[float]] = {"tumorfab": [], "ANTsPy": []}
     found = {}

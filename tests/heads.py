@@ -7,7 +7,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tumorfab import brain, stage, volume
+from tumorfab import mni152, stage, volume
 from tumorfab.volume import Grid, Volume
 
 # CSF, GM, WM, scalp
@@ -62,7 +62,7 @@ def head(
 ) -> Head:
     """MNI152's anatomy with 4 mm of CSF and bone, 8 mm of scalp and a neck, in PSR, with noise."""
     truth = truth or pose()
-    mni = brain.template(2.0)
+    mni = mni152.template(2.0)
     wide = np.pad(mni.mask, 30)
     affine = mni.t1.affine.copy()
     affine[:3, 3] -= affine[:3, :3] @ [30.0, 30, 30]
@@ -90,7 +90,7 @@ def dice(a: NDArray, b: NDArray) -> float:
 
 def error_mm(found: sitk.Transform, truth: sitk.Transform) -> float:
     """Mean distance between two transforms over the template's brain."""
-    mni = brain.template(4.0)
+    mni = mni152.template(4.0)
     points = np.argwhere(mni.mask)[::50] @ mni.t1.affine[:3, :3].T + mni.t1.affine[:3, 3]
     lps = (points * [-1, -1, 1]).tolist()
     apart = [np.subtract(found.TransformPoint(point), truth.TransformPoint(point)) for point in lps]

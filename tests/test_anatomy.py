@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from tumorfab import anatomy, brain, volume
+from tumorfab import anatomy, mni152, volume
 from tumorfab.anatomy import Plane
 from tumorfab.volume import Grid
 
-MNI = brain.template(4.0)
+MNI = mni152.template(4.0)
 SIDEWAYS = Plane((0.0, 0.0, 0.0), (1.0, 0.0, 0.0))
 
 
@@ -73,7 +73,7 @@ def test_no_brain_has_no_plane():
 
 
 def test_template_ventricles_are_two_mirrored_spaces_of_known_volume():
-    mni = brain.template(1.0)
+    mni = mni152.template(1.0)
     inner = mni.ventricles
     assert 12 < inner.sum() / 1000 < 25  # ml
     pieces, count = ndimage.label(inner[: inner.shape[0] // 2])

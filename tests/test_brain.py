@@ -3,13 +3,13 @@ import pytest
 import SimpleITK as sitk
 from heads import Head, dice, error_mm, head, pose
 
-from tumorfab import brain, demo, preprocess, volume
+from tumorfab import brain, demo, mni152, preprocess, volume
 from tumorfab.stage import InputError
 from tumorfab.volume import Volume
 
 
 def test_template_tissues_are_shares_of_the_mask():
-    mni = brain.template(4.0)
+    mni = mni152.template(4.0)
     total = mni.csf + mni.gm + mni.wm
     assert np.all(total[~mni.mask] == 0)
     assert total[mni.mask].min() > 0.99

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tumorfab import brain, deform, volume
+from tumorfab import deform, mni152, volume
 from tumorfab.volume import Volume
 
-MNI = brain.template(4.0)
+MNI = mni152.template(4.0)
 
 
 def warped(amplitude_mm: float) -> Volume:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from heads import head, stretched_pose
 
-from tumorfab import brain, evidence
+from tumorfab import evidence, mni152
 from tumorfab.volume import Volume
 
 
@@ -86,5 +86,5 @@ def test_flags_are_not_failures():
 
 
 def test_mirror_keeps_the_template():
-    mask = brain.template(4.0)
+    mask = mni152.template(4.0)
     assert evidence.mirror_dice(Volume(mask.mask, mask.t1.affine), evidence.mirror()) > 0.98

@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk
 from heads import dice, error_mm, head, pose
 
-from tumorfab import brain, preprocess, register, volume
+from tumorfab import brain, mni152, preprocess, register, volume
 from tumorfab.stage import InputError
 from tumorfab.volume import Volume
 
@@ -57,7 +57,7 @@ def test_healthy_files(healthy):
 
 @pytest.mark.parametrize(("modality", "truth"), [("T1w", pose()), ("T2w", moved())])
 def test_each_modality_gets_its_own_transform(healthy, modality, truth):
-    name = f"sub-X_from-{modality}_to-{brain.SPACE}_mode-image_xfm.txt"
+    name = f"sub-X_from-{modality}_to-{mni152.SPACE}_mode-image_xfm.txt"
     assert error_mm(sitk.ReadTransform(str(healthy / name)), truth) < 2
 
 
@@ -150,7 +150,7 @@ def test_a_tumour_takes_no_part_in_the_alignment(tmp_path):
     args[args.index("shared")] = "native"
     volume.save(tmp_path / "seg.nii.gz", tumour.astype(np.uint8), scan.affine)
     preprocess.main([*args, "--seg", str(tmp_path / "seg.nii.gz")])
-    xfm = tmp_path / "out" / f"sub-X_from-T1w_to-{brain.SPACE}_mode-image_xfm.txt"
+    xfm = tmp_path / "out" / f"sub-X_from-T1w_to-{mni152.SPACE}_mode-image_xfm.txt"
     assert error_mm(sitk.ReadTransform(str(xfm)), subject.truth) < 0.8 * seen
 
 

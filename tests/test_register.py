@@ -5,7 +5,7 @@ from heads import error_mm, head, pose
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tumorfab import brain, register, volume
+from tumorfab import brain, mni152, register, volume
 from tumorfab.volume import Volume
 
 
@@ -17,7 +17,7 @@ def shifted(*mm: float) -> sitk.AffineTransform:
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[Volume, Volume, np.ndarray, sitk.AffineTransform]:
-    mni = brain.template(4.0)
+    mni = mni152.template(4.0)
     subject = head(stripped=True)
     start = register.moments(
         Volume(mni.mask, mni.t1.affine), Volume(subject.mask, subject.scan.affine)
@@ -37,7 +37,7 @@ def test_known_pose_is_recovered(pair, metric):
 def test_information_registers_another_contrast(pair):
     fixed, _, _, start = pair
     other = head(modality="T2w", stripped=True).scan
-    rim = brain.template(4.0).distance < brain.EDGE_MM
+    rim = mni152.template(4.0).distance < brain.EDGE_MM
     found = register.linear(fixed, other, rim, start, register.INFORMATION)
     assert error_mm(found.transform, pose()) < 2
 

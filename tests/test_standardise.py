@@ -8,7 +8,7 @@ from heads import Head, dice, error_mm, head, pose
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tumorfab import brain, register, resample, standardise, template, tissue, volume
+from tumorfab import brain, mni152, register, resample, standardise, template, tissue, volume
 from tumorfab.stage import InputError, write_json
 from tumorfab.volume import Volume
 
@@ -21,7 +21,7 @@ def study(tmp_path_factory) -> Path:
         stem = f"{folder}/{name}/sub-{name}"
         volume.save(f"{stem}_desc-N4_T1w.nii.gz", subject.scan.data, subject.scan.affine)
         volume.save(f"{stem}_desc-brain_mask.nii.gz", subject.mask, subject.scan.affine)
-    xfm = f"{folder}/H/sub-H_from-T1w_to-{brain.SPACE}_mode-image_xfm.txt"
+    xfm = f"{folder}/H/sub-H_from-T1w_to-{mni152.SPACE}_mode-image_xfm.txt"
     sitk.WriteTransform(pose(), xfm)
     for name, space in (("A", "shared"), ("H", "native")):
         write_json(folder / name / f"sub-{name}_desc-preproc.json", {"space": space})
@@ -262,6 +262,6 @@ def test_without_cases_the_analysis_space_is_mni(tmp_path):
     template.main(["--label", "S", "--spacing", "4", "--out", str(tmp_path)])
     mask = volume.load_labels(tmp_path / "template_space-S_desc-brain_mask.nii.gz")
     assert np.allclose(mask.grid.spacing, 4)
-    assert mask.data.sum() * 64 == pytest.approx(brain.template().mask.sum(), rel=0.02)
+    assert mask.data.sum() * 64 == pytest.approx(mni152.template().mask.sum(), rel=0.02)
     to_mni = sitk.ReadTransform(str(template.transform_path(tmp_path, "S")))
     assert to_mni.TransformPoint((10.0, 20.0, 30.0)) == (10.0, 20.0, 30.0)

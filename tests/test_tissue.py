@@ -3,7 +3,7 @@ import pytest
 from heads import dice
 from scipy import ndimage
 
-from tumorfab import brain, preprocess, stage, template, tissue, volume
+from tumorfab import mni152, preprocess, stage, template, tissue, volume
 
 MM = np.full(3, 4.0)
 
@@ -11,7 +11,7 @@ MM = np.full(3, 4.0)
 @pytest.fixture(scope="module")
 def anatomy() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True tissues (argmax), their mask, and priors that are a voxel off, as after alignment."""
-    mni = brain.template(4.0)
+    mni = mni152.template(4.0)
     shares = np.stack([mni.csf, mni.gm, mni.wm])
     priors = np.roll(shares, 1, axis=2)
     return np.where(mni.mask, shares.argmax(0), -1), mni.mask, priors

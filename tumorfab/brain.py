@@ -1,17 +1,12 @@
 """Where the brain is: template-driven extraction from whole heads, a check for stripped scans.
 
-The networks that can find it instead are in `brain_networks`.
-
-The template is ICBM 2009a symmetric (MNI152NLin2009aSym) as the nilearn package ships it (Fonov et
-al., NeuroImage 2011). Its brain mask and ours hold everything inside the skull: brain, ventricles
-and the CSF of the sulci.
+The mask holds everything inside the skull, as that of the template (`mni152`) does: brain,
+ventricles and the CSF of the sulci. The networks that can find the brain instead are in
+`brain_networks`.
 """
 
-import importlib.util
 from dataclasses import dataclass
-from functools import cache, cached_property
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,12 +15,10 @@ from skimage.filters import threshold_otsu
 from skimage.segmentation import watershed
 
 from tumorfab import metrics, register, volume
+from tumorfab.mni152 import OUTER_MM, signed_distance, template
 from tumorfab.register import Mask
 from tumorfab.stage import InputError
 from tumorfab.volume import Grid, Image, Volume
-
-# BIDS label of the template.
-SPACE = "MNI152NLin2009aSym"
 
 # Extraction works on cubic voxels of this edge in mm, whatever the scan's are.
 WORK_MM = 2.0
@@ -41,8 +34,6 @@ SIZES = (0.8, 0.9, 1.0)
 POSES = ((0.0, 0.0), (-20.0, 0.0), (20.0, 0.0), (0.0, -20.0), (0.0, 20.0))
 # Width (mm) of the rim around the template's brain that registration by information takes in.
 EDGE_MM = 6.0
-# Brightness of CSF, GM and WM in contrasts that are not the template's own.
-CONTRAST = {"T2w": (3.0, 1.5, 1.0), "FLAIR": (0.3, 1.25, 1.0)}
 # Volume of a head's brain relative to MNI152's 1886 ml: about 850 to 2550 ml.
 PLAUSIBLE_SIZE = (0.45, 1.35)
 # The true boundary is sought between these distances (mm) from the registered template's.
@@ -53,76 +44,9 @@ BONE = 0.2
 SULCUS_MM = 8.0
 # How far (mm) around the brain the scan must agree with the template that nothing is there.
 AROUND_MM = 8.0
-# CSF this near (mm) to the edge of the mask is outer CSF.
-OUTER_MM = 8.0
 # Weight of the template's boundary against the scan's, in the final one.
 TRUST = 0.3
-# Cisterns and fissures reach the brain's edge; what CSF lies deeper than this (mm) does not.
-DEEP_MM = 20.0
-# A point in both lateral ventricles of MNI152, posterior-anterior and up, 10 mm off the middle.
-VENTRICLE_MM = (0.0, 20.0)
 STRIPPED_ML = (400.0, 2600.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Template:
-    """MNI152: T1-weighted brain, tissue probabilities in 0..1 (0 outside the mask), mask. All
-    arrays are on the grid of `t1`."""
-
-    t1: Volume
-    csf: Image
-    gm: Image
-    wm: Image
-    mask: Mask
-
-    @cached_property
-    def distance(self) -> Image:
-        """Distance in mm to the edge of the mask, negative inside."""
-        return _distance(self.mask, self.t1.grid)
-
-    def contrast(self, modality: str, stripped: bool) -> Volume:
-        """The template as `modality` would show it: itself for T1w and T1c, else from its tissues.
-
-        Stripping may have cut the outer CSF away, so that a `stripped` template has none.
-        """
-        if modality not in CONTRAST:
-            return self.t1
-        csf, gm, wm = CONTRAST[modality]
-        kept = self.csf * (self.distance < -OUTER_MM) if stripped else self.csf
-        return Volume(csf * kept + gm * self.gm + wm * self.wm, self.t1.affine)
-
-    @cached_property
-    def ventricles(self) -> Mask:
-        """The lateral ventricles: of the CSF deep in the brain the piece around their middle."""
-        pieces, _ = ndimage.label((self.csf > 0.5) & (self.distance < -DEEP_MM))
-        inside = [
-            tuple(np.rint(np.linalg.inv(self.t1.affine) @ [x, *VENTRICLE_MM, 1])[:3].astype(int))
-            for x in (-10, 10)
-        ]
-        return np.isin(pieces, [pieces[at] for at in inside])
-
-
-@cache
-def template(mm: float = 1.0) -> Template:
-    """The template at 1 mm, or averaged over blocks of `mm`.
-
-    It is read from the installed nilearn package without importing that, which would take seconds.
-    Raises `InputError` where nilearn is not installed.
-    """
-    spec = importlib.util.find_spec("nilearn")
-    if spec is None or spec.origin is None:
-        raise InputError(
-            "nilearn: not installed, and it holds the MNI template; pip install nilearn"
-        )
-    name = "mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
-    folder = Path(spec.origin).parent / "datasets" / "data"
-    full = [volume.load(folder / name.format(kind)) for kind in ("t1", "gm", "wm")]
-    inside = Volume(full[0].data > 0, full[0].affine)
-    t1, grey, white, share = (register.shrunk(part, mm) for part in (*full, inside))
-    mask = share.data >= 0.5
-    gm, wm = (np.where(mask, tissue.data / 255, 0).astype(np.float32) for tissue in (grey, white))
-    csf = np.where(mask, np.clip(1 - gm - wm, 0, 1), 0).astype(np.float32)
-    return Template(t1, csf, gm, wm, mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,7 +219,7 @@ def refine(work: Volume, transform: sitk.AffineTransform) -> Mask:
     ball = ndimage.generate_binary_structure(3, 2)
     tissue = largest(ndimage.binary_opening(tissue, ball)) | core
     closed = _grown(_grown(tissue, work.grid, SULCUS_MM), work.grid, -SULCUS_MM) & basin
-    own = np.clip(_distance(closed, work.grid), low, -low)
+    own = np.clip(signed_distance(closed, work.grid), low, -low)
     edge = (1 - TRUST) * own + TRUST * np.clip(prior, low, -low)
     return ndimage.binary_fill_holes(largest(ndimage.gaussian_filter(edge, 1.0) < 0))
 
@@ -371,14 +295,6 @@ def _extraction(
     view = register.shrunk(Volume(np.ones(image.data.shape, np.float32), image.affine), COARSE_MM)
     seen = volume.resample(view, mni.t1.grid, transform)[mni.mask] >= 0.5
     return Extraction(mask, transform, overlap, float(1 - seen.mean()), gain)
-
-
-def _distance(mask: Mask, grid: Grid) -> Image:
-    """Signed distance in mm to the edge of `mask`, negative inside."""
-    outside = ndimage.distance_transform_edt(~mask, sampling=grid.spacing)
-    return (outside - ndimage.distance_transform_edt(mask, sampling=grid.spacing)).astype(
-        np.float32
-    )
 
 
 def _grown(mask: Mask, grid: Grid, mm: float) -> Mask:

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tumorfab import brain, metrics, register, volume
+from tumorfab import brain, metrics, mni152, register, volume
 from tumorfab.register import Mask
 from tumorfab.volume import Volume
 
@@ -85,7 +85,7 @@ def measure(
 ) -> Numbers:
     """The numbers of one scan. `corrected` and `mask` are on the grid of `scan`; `transform` maps
     template points to points of the scan."""
-    mni = brain.template(brain.WORK_MM)
+    mni = mni152.template(brain.WORK_MM)
     back = sitk.AffineTransform(transform.GetInverse())
     share = Volume(mni.mask.astype(np.float32), mni.t1.affine)
     expected = volume.resample(share, scan.grid, back) > 0.5
@@ -141,7 +141,7 @@ def empty_slices(data: NDArray, expected: Mask) -> int:
 
 def mirror_dice(mask: Volume, transform: sitk.AffineTransform) -> float:
     """Dice of a brain mask with its mirror image about the template's midsagittal plane."""
-    mni = brain.template(brain.COARSE_MM)
+    mni = mni152.template(brain.COARSE_MM)
     share = Volume(mask.data.astype(np.float32), mask.affine)
     here = volume.resample(share, mni.t1.grid, transform) > 0.5
     mirrored = volume.resample(share, mni.t1.grid, register.compose(mirror(), transform)) > 0.5
@@ -163,7 +163,7 @@ def _contrast(
     Tissues are where the template's maps are surest; noise is what a voxel of white matter differs
     from the mean of its neighbours by.
     """
-    mni = brain.template(brain.WORK_MM)
+    mni = mni152.template(brain.WORK_MM)
     back = sitk.AffineTransform(transform.GetInverse())
     values = image.data[mask]
     spread = float(np.subtract(*np.percentile(values, (75, 25)))) / 1.349 or 1.0

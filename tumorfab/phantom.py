@@ -1,17 +1,15 @@
 """The anatomy of the phantom: MNI152 brains under random diffeomorphisms, and heads around them.
 
-The template is ICBM 2009a symmetric (MNI152NLin2009aSym) as the nilearn package ships it (Fonov et
-al., NeuroImage 2011). No file is written here; `demo` makes scans of what this module returns.
+The template is that of `mni152`. No file is written here; `demo` makes scans of what this module
+returns.
 
 Arrays are (I, J, K), lengths mm. "Subject mm" are RAS mm of a head before it is laid in the
 scanner, "template mm" those of the template.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
@@ -19,8 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.interpolate import BSpline
 
-from tumorfab import volume
-from tumorfab.stage import InputError
+from tumorfab import mni152
 from tumorfab.volume import Affine, Grid, Image
 
 Layer = tuple[str, Image]
@@ -115,11 +112,7 @@ def template(factor: int) -> tuple[Image, Affine]:
 
     Raises `InputError` when nilearn is not installed.
     """
-    spec = importlib.util.find_spec("nilearn")  # located, not imported: importing it takes seconds
-    if spec is None or spec.origin is None:
-        raise InputError("nilearn: the demo takes its anatomy from it; pip install nilearn")
-    pattern = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
-    maps = [volume.load(Path(spec.origin).parent / pattern.format(k)) for k in ("t1", "gm", "wm")]
+    maps = mni152.maps()
     i, j, k = (n // factor for n in maps[0].data.shape)
 
     def coarse(data: NDArray) -> Image:

@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from tumorfab import brain, brain_networks, coregister, evidence, register, volume
+from tumorfab import brain, brain_networks, coregister, evidence, mni152, register, volume
 from tumorfab.register import Mask
 from tumorfab.stage import InputError, atomic, run, write_json
 from tumorfab.volume import Volume
@@ -214,7 +214,7 @@ def _write(out: Path, subject: str, outcome: Outcome) -> None:
         volume.save(f"{stem}_desc-N4_{modality}.nii.gz", image.data, image.affine)
     volume.save(f"{stem}_desc-brain_mask.nii.gz", outcome.mask, reference.affine)
     for modality, transform in outcome.transforms.items():
-        name = f"{stem}_from-{modality}_to-{brain.SPACE}_mode-image_xfm.txt"
+        name = f"{stem}_from-{modality}_to-{mni152.SPACE}_mode-image_xfm.txt"
         with atomic(name) as temporary:
             sitk.WriteTransform(transform, str(temporary))
     write_json(f"{stem}_desc-preproc.json", outcome.evidence)

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from tumorfab import anatomy, brain, deform, evidence, metrics, register, tissue, volume
+from tumorfab import anatomy, deform, evidence, metrics, mni152, register, tissue, volume
 from tumorfab.stage import InputError, read_json, run, write_json
 from tumorfab.template import transform_path
 from tumorfab.volume import Grid, Image, Labels, Volume
@@ -65,7 +65,7 @@ def native_transform(
         return None
     parts = [
         transform_path(template, label),
-        anat / f"sub-{subject}_from-{modality}_to-{brain.SPACE}_mode-image_xfm.txt",
+        anat / f"sub-{subject}_from-{modality}_to-{mni152.SPACE}_mode-image_xfm.txt",
     ]
     for path in parts:
         if not path.is_file():

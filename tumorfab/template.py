@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tumorfab import brain, metrics, register, volume
+from tumorfab import brain, metrics, mni152, register, volume
 from tumorfab.register import Mask, Registration
 from tumorfab.stage import InputError, atomic, run, write_json
 from tumorfab.tissue import CLASSES
@@ -38,7 +38,7 @@ def mean_brain(images: list[NDArray], masks: list[Mask]) -> NDArray[np.float32]:
 
 def align(mean: Volume, mask: Mask, modality: str) -> Registration:
     """Register MNI152 to the mean of the training cases; maps points of `mean` to MNI points."""
-    mni = brain.template()
+    mni = mni152.template()
     start = register.moments(Volume(mask, mean.affine), Volume(mni.mask, mni.t1.affine))
     # The rim outside the mask holds the brain's size; without it the template shrinks by a tenth.
     rim = ndimage.distance_transform_edt(~mask, sampling=mean.grid.spacing) < brain.EDGE_MM
@@ -51,7 +51,7 @@ def _sized(transform: sitk.AffineTransform, mean: Volume, mask: Mask) -> sitk.Af
     """`transform` (points of `mean` to MNI points) with the size at which both the images and the
     masks agree best: a brain's outer CSF is dark or cut away, so that images alone settle inside.
     """
-    mni = brain.template(brain.COARSE_MM)
+    mni = mni152.template(brain.COARSE_MM)
     share = Volume(mask.astype(np.float32), mean.affine)
     centre = register.moments(Volume(mni.mask, mni.t1.affine), share).GetCenter()
 
@@ -72,7 +72,7 @@ def _sized(transform: sitk.AffineTransform, mean: Volume, mask: Mask) -> sitk.Af
 def warped(transform: sitk.AffineTransform, grid: Grid) -> dict[str, NDArray]:
     """MNI152 on the analysis grid: `T1w`, `mask`, the lateral `ventricles` and the tissue
     probabilities, which sum to 1 in the mask and are 0 outside."""
-    mni = brain.template()
+    mni = mni152.template()
 
     def on_grid(data: NDArray) -> NDArray[np.float32]:
         return volume.resample(Volume(data.astype(np.float32), mni.t1.affine), grid, transform)
@@ -150,12 +150,12 @@ def _align(args: argparse.Namespace) -> tuple[sitk.AffineTransform, Grid, dict[s
 
 def _mni() -> tuple[sitk.AffineTransform, Grid, dict[str, Any]]:
     """MNI152's own space, for cases that share none."""
-    return sitk.AffineTransform(3), brain.template().t1.grid, {"cases": []}
+    return sitk.AffineTransform(3), mni152.template().t1.grid, {"cases": []}
 
 
 def transform_path(folder: Path, label: str) -> Path:
     """Where the transform from analysis points to MNI points lies."""
-    return folder / f"from-{brain.SPACE}_to-{label}_mode-image_xfm.txt"
+    return folder / f"from-{mni152.SPACE}_to-{label}_mode-image_xfm.txt"
 
 
 if __name__ == "__main__":
