@@ -98,12 +98,9 @@ def tcga(folder: Path) -> dict[str, float]:
     centres = register.moments(Volume(mask, known.affine), Volume(brain_in_t1c, corrected.affine))
     rigid = sitk.AffineTransform(3)
     rigid.SetTranslation(centres.GetTranslation())
-    found = register.linear(atlas, corrected, mask, rigid, register.INFORMATION, ("rigid",))
-    there = volume.resample(share, known.grid, register.compose(found.transform, t1c_to_t1)) > 0.5
-    stripped = Volume(np.where(brain_in_t1c, corrected.data, 0), corrected.affine)
-    found = register.linear(
-        atlas, stripped, mask, found.transform, register.CORRELATION, ("rigid",), (4.0, 2.0)
-    )
+    # Slices of 5.5 mm: correlation prefers blurred poses, information at 1 mm does not.
+    levels = (*register.LEVELS_MM, 1.0)
+    found = register.linear(atlas, corrected, mask, rigid, register.INFORMATION, ("rigid",), levels)
     there = volume.resample(share, known.grid, register.compose(found.transform, t1c_to_t1)) > 0.5
     image = volume.resample(corrected, known.grid, found.transform)
     inside = mask & there

@@ -133,9 +133,9 @@ def empty_slices(data: NDArray, expected: Mask) -> int:
     count = 0
     for axis in range(3):
         areas = expected.sum(axis=tuple({0, 1, 2} - {axis}))
+        slices, inside = np.moveaxis(data, axis, 0), np.moveaxis(expected, axis, 0)
         for index in np.flatnonzero(areas > SLICE_SHARE * areas.max(initial=0)):
-            inside = np.take(expected, index, axis)
-            count += int(np.ptp(np.take(data, index, axis)[inside]) == 0)
+            count += int(np.ptp(slices[index][inside[index]]) == 0)
     return count
 
 

@@ -18,21 +18,27 @@ from numpy.typing import NDArray
 from tumorfab import brain, brain_networks, coregister, evidence, mni152, register, volume
 from tumorfab.register import Mask
 from tumorfab.stage import InputError, atomic, run, write_json
-from tumorfab.volume import Volume
+from tumorfab.volume import Image, Volume
 
 Images = dict[str, tuple[Path, Volume]]
 
 # Edges that the field of view of a scan of a whole brain can have.
 VIEW_MM = (60.0, 700.0)
 
+# A first bias field, of the whole head, is estimated on voxels this many times larger: from there
+# on the fine grid needs an eighth of the time.
+COARSER = 2
+
 METHODS = ("registration", *brain_networks.NETWORKS, "none")
 
 
 @dataclass(frozen=True, eq=False)
 class Corrected:
-    """A bias-corrected image and the lowest and highest bias inside the mask."""
+    """A bias-corrected image, the logarithm of the bias field (I, J, K), and the lowest and highest
+    bias inside the mask."""
 
     image: Volume
+    log_field: Image
     bias: tuple[float, float]
 
 
@@ -48,26 +54,33 @@ class Outcome:
 
 
 @register.single_thread()
-def correct_bias(image: Volume, mask: Mask, shrink_mm: float) -> Corrected:
+def correct_bias(
+    image: Volume, mask: Mask, shrink_mm: float, known: Image | None = None
+) -> Corrected:
     """Divide `image` by its N4 bias field (Tustison et al., IEEE TMI 2010).
 
-    The field is estimated inside `mask` on voxels of about `shrink_mm` and applied at full
-    resolution. Outside the mask, where nothing holds it, it stays within its range inside; its
-    geometric mean inside is 1, so brightness is kept. Zero voxels stay zero.
+    The field is estimated inside `mask` on voxels of about `shrink_mm`, from the logarithm of a
+    `known` coarser one on, and applied at full resolution. Outside the mask, where nothing holds
+    it, it stays within its range inside; its geometric mean inside is 1, so brightness is kept.
+    Zero voxels stay zero.
     """
     factors = np.maximum(1, np.ceil(shrink_mm / image.grid.spacing - 0.05)).astype(int).tolist()
+    log_field = np.zeros(image.data.shape, np.float32) if known is None else known
     usable = mask & (image.data > 0)
-    full = volume.to_sitk(Volume(image.data.astype(np.float32, copy=False), image.affine))
+    start = (image.data / np.exp(log_field)).astype(np.float32)
+    full = volume.to_sitk(Volume(start, image.affine))
     where = volume.to_sitk(Volume(usable.astype(np.uint8), image.affine))
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations([50, 50, 50, 50])
     n4.Execute(sitk.Shrink(full, factors), sitk.Shrink(where, factors))
-    log_field = volume.from_sitk(n4.GetLogBiasFieldAsImage(full)).data
+    log_field = log_field + volume.from_sitk(n4.GetLogBiasFieldAsImage(full)).data
     inside = log_field[usable]
-    log_field = np.clip(log_field, inside.min(), inside.max()) - inside.mean()
-    low, high = np.exp(log_field[usable].min()), np.exp(log_field[usable].max())
+    low, high = float(inside.min()), float(inside.max())
+    middle = float(inside.mean())
+    log_field = np.clip(log_field, low, high) - middle
     corrected = (image.data / np.exp(log_field)).astype(np.float32)
-    return Corrected(Volume(corrected, image.affine), (float(low), float(high)))
+    bias = float(np.exp(low - middle)), float(np.exp(high - middle))
+    return Corrected(Volume(corrected, image.affine), log_field, bias)
 
 
 def preprocess_native(
@@ -86,16 +99,16 @@ def preprocess_native(
     tumour = None if seg is None else seg[1].data > 0
     _check_view(path, scan)
     found, rough = _find_brain(path, scan, reference, method, params, tumour)
-    corrected = {reference: correct_bias(scan, found.mask, shrink)}
+    corrected = {reference: correct_bias(scan, found.mask, shrink, rough.log_field)}
     transforms = {reference: found.transform}
     together: dict[str, dict[str, float]] = {}
     for modality, (other_path, other) in others:
         cleaned = _in_head(other, method, shrink)
-        moved = coregister.align(rough, cleaned, found.mask)
+        moved = coregister.align(rough.image, cleaned.image, found.mask)
         transforms[modality] = register.compose(found.transform, moved)
         mask = _carried(found.mask, scan, other, moved)
-        corrected[modality] = correct_bias(other, mask, shrink)
-        together[modality] = coregister.agreement(rough, cleaned, found, moved)
+        corrected[modality] = correct_bias(other, mask, shrink, cleaned.log_field)
+        together[modality] = coregister.agreement(rough.image, cleaned.image, found, moved)
         if fault := coregister.fault(together[modality]):
             raise InputError(
                 f"{other_path}: its co-registration with {path} failed ({fault}); check that it is "
@@ -151,9 +164,10 @@ def preprocess_shared(images: Images, shrink_mm: float) -> Outcome:
         _stripped(path, other)
         if not other.grid.matches(scan.grid):
             raise InputError(f"{path}: is on another grid than {first}; resample it onto that grid")
-    corrected = {
-        modality: correct_bias(image, mask, shrink_mm) for modality, (_, image) in images.items()
-    }
+    corrected = {}
+    for modality, (_, image) in images.items():
+        coarse = correct_bias(image, mask, COARSER * shrink_mm)
+        corrected[modality] = correct_bias(image, mask, shrink_mm, coarse.log_field)
     ml = float(mask.sum()) * scan.grid.voxel_volume / 1000
     return Outcome(corrected, mask, {}, {"brain_volume_ml": ml, "flags": []})
 
@@ -165,7 +179,7 @@ def _find_brain(
     method: str,
     params: dict[str, Any],
     tumour: Mask | None,
-) -> tuple[brain.Extraction, Volume]:
+) -> tuple[brain.Extraction, Corrected]:
     """The brain of the reference, and that scan with the bias field of the whole head removed."""
     mask = None
     if method in brain_networks.NETWORKS:
@@ -177,17 +191,17 @@ def _find_brain(
             mask = brain.stripped(scan)
         rough = _in_head(scan, method, params["n4_shrink_mm"])
         if mask is None:
-            return brain.extract(rough, modality, tumour), rough
-        alone = Volume(np.where(mask, rough.data, 0), rough.affine)
+            return brain.extract(rough.image, modality, tumour), rough
+        alone = Volume(np.where(mask, rough.image.data, 0), scan.affine)
         return brain.locate(alone, mask, modality, tumour), rough
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def _in_head(scan: Volume, method: str, shrink: float) -> Volume:
+def _in_head(scan: Volume, method: str, shrink: float) -> Corrected:
     """`scan` without the bias that registration would stumble over, which a coarse field shows."""
     mask = scan.data != 0 if method == "none" else brain.head_mask(scan)
-    return correct_bias(scan, mask, 2 * shrink).image
+    return correct_bias(scan, mask, COARSER * shrink)
 
 
 def _stripped(path: Path, scan: Volume) -> Mask:
