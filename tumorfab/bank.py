@@ -145,11 +145,11 @@ def bank_case(
         raise InputError(
             f"{files['dseg']}: holds no tumour; leave this case out of the training split"
         )
-    wm, gm = (load_on(files[tissue], grid) for tissue in ("WM", "GM"))
+    wm, csf = (load_on(files[tissue], grid) for tissue in ("WM", "CSF"))
     images = {m: load_on(str(files["image"]).format(m), grid) for m in modalities}
     # Tissue near the tumour is infiltrated or displaced: it must not set the reference.
     exclude = ndimage.distance_transform_edt(labels == 0, sampling=grid.spacing) < 5.0
-    references = {m: reference(image, wm, gm, exclude) for m, image in images.items()}
+    references = {m: reference(image, wm, csf, exclude) for m, image in images.items()}
     found = extract(subject, images, labels, references, grid)
     to_mni = np.array(read_json(files["about"])["mni_from_space"])
     save(out / f"sub-{subject}_rois.npz", [roi for roi, _ in found])

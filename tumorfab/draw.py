@@ -187,8 +187,8 @@ def _refuse(
 
 
 def _oedema(rng: np.random.Generator, bank: Bank, core: float, params: dict[str, Any]) -> float:
-    """Volume of oedema in mm^3 for a core of `core` mm^3: the share that a tumour of the cohort
-    has, of about that size rather than another, varied a little."""
+    """Volume of oedema in mm^3 for a core of `core` mm^3: as a tumour of the cohort has, of about
+    that size rather than another, grown like the core's surface and varied a little."""
     if params["oedema"] == "none":
         return 0.0
     if params["oedema_ratio"]:
@@ -198,7 +198,7 @@ def _oedema(rng: np.random.Generator, bank: Bank, core: float, params: dict[str,
     near = np.exp(-0.5 * (np.log(np.maximum(cores, 1) / max(core, 1)) / 0.7) ** 2) + 1e-6
     chosen = rng.choice(len(cores), p=near / near.sum())
     varied = np.exp(rng.normal(0, OEDEMA_SPREAD))
-    return float(around[chosen] / max(cores[chosen], 1) * core * varied)
+    return float(around[chosen] * (core / max(cores[chosen], 1)) ** (2 / 3) * varied)
 
 
 def check(bank: Bank, params: dict[str, Any]) -> None:

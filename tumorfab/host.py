@@ -1,6 +1,6 @@
 """A brain that receives tumours: its images and all that placement must know of it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ class Host:
     `csf` and `wm` are tissue shares in 0..1, `to_mni` (4, 4) takes RAS+ mm to MNI152, `labels` are
     the tumours that it has already (0, 1 NCR, 2 ED, 3 ET), `changed` the voxels that are no longer
     the healthy scan's, `jacobian` the smallest one of any displacement so far and `moved_mm` the
-    largest displacement. `sites` keeps what `draw.host_sites` has found.
+    largest displacement. `falx` is on blocks (see `mass_effect.falx`); `sites` keeps what
+    `draw.host_sites` has found.
     """
 
     subject: str
@@ -36,6 +37,7 @@ class Host:
     ventricles: Mask
     labels: Labels
     plane: Plane
+    falx: Mask
     to_mni: NDArray[np.float64]
     grid: Grid
     changed: Mask = field(repr=False)
@@ -44,28 +46,33 @@ class Host:
     sites: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def falx(self) -> Mask:
-        """See `mass_effect.falx`."""
-        return mass_effect.falx(self.brain, self.grid, self.plane)
-
-    @cached_property
     def tissue(self) -> Mask:
         """Where a tumour may begin."""
         return self.brain & (self.csf < 0.5) & ~self.ventricles & (self.labels == 0)
+
+    def copy(self) -> "Host":
+        """A host whose arrays can be changed without changing this one's."""
+        return replace(
+            self,
+            images={m: image.copy() for m, image in self.images.items()},
+            **{name: getattr(self, name).copy() for name in ("csf", "wm", "ventricles")},
+            **{name: getattr(self, name).copy() for name in ("labels", "changed")},
+        )
 
 
 def load_host(subject: str, anat: Path, label: str, modalities: list[str]) -> Host:
     """Read a standardised healthy subject. Raises `InputError` for a missing or unfit file."""
     files = bank.case_files(anat, subject, label)
     grid = load_grid(files["brain"])
-    wm, gm, csf = (load_on(files[t], grid) for t in ("WM", "GM", "CSF"))
+    wm, csf = (load_on(files[t], grid) for t in ("WM", "CSF"))
     images = {m: load_on(str(files["image"]).format(m), grid) for m in modalities}
     try:
-        references = {m: reference(image, wm, gm) for m, image in images.items()}
+        references = {m: reference(image, wm, csf) for m, image in images.items()}
     except InputError as error:
         raise InputError(f"sub-{subject}: {error}") from None
     about = read_json(files["about"])
-    plane = about["midsagittal_plane"]
+    found = about["midsagittal_plane"]
+    plane = Plane(tuple(found["point_mm"]), tuple(found["normal"]))
     brain = load_on(files["brain"], grid, labels=True) > 0
     return Host(
         subject,
@@ -76,7 +83,8 @@ def load_host(subject: str, anat: Path, label: str, modalities: list[str]) -> Ho
         wm,
         load_on(files["ventricles"], grid, labels=True) > 0,
         np.zeros(grid.shape, np.uint8),
-        Plane(tuple(plane["point_mm"]), tuple(plane["normal"])),
+        plane,
+        mass_effect.falx(brain, grid, plane),
         np.array(about["mni_from_space"]),
         grid,
         np.zeros(grid.shape, bool),
