@@ -102,7 +102,11 @@ def _load(path: Path, donor: str, index: int) -> Roi:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             mine = f"{index}/"
-            own = {n.removeprefix(mine): arrays[n] for n in arrays.files if n.startswith(mine)}
+            own = {
+                n.removeprefix(mine): np.ascontiguousarray(arrays[n])
+                for n in arrays.files
+                if n.startswith(mine)
+            }
         shape = {name: own[name].astype(np.float32) for name in ("core", "necrosis", "whole")}
         labels, spacing = own["labels"], own["spacing"]
         look = {
@@ -145,11 +149,11 @@ def bank_case(
         raise InputError(
             f"{files['dseg']}: holds no tumour; leave this case out of the training split"
         )
-    wm, csf = (load_on(files[tissue], grid) for tissue in ("WM", "CSF"))
+    wm, ventricles = load_on(files["WM"], grid), load_on(files["ventricles"], grid, labels=True) > 0
     images = {m: load_on(str(files["image"]).format(m), grid) for m in modalities}
     # Tissue near the tumour is infiltrated or displaced: it must not set the reference.
     exclude = ndimage.distance_transform_edt(labels == 0, sampling=grid.spacing) < 5.0
-    references = {m: reference(image, wm, csf, exclude) for m, image in images.items()}
+    references = {m: reference(image, wm, ventricles, exclude) for m, image in images.items()}
     found = extract(subject, images, labels, references, grid)
     to_mni = np.array(read_json(files["about"])["mni_from_space"])
     save(out / f"sub-{subject}_rois.npz", [roi for roi, _ in found])

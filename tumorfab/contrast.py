@@ -1,7 +1,8 @@
-"""Intensities relative to a brain's own white matter and CSF.
+"""Intensities relative to a brain's own white matter and ventricles.
 
 Donor and host were scanned on different machines. Expressed relative to its own tissue, a tumour
-voxel means the same in both brains: 0 is white matter, and CSF lies at distance 1 from it.
+voxel means the same in both brains: 0 is white matter, and the fluid in the ventricles lies at
+distance 1 from it. Outer CSF would not do: stripping cuts it away or leaves dark rims in it.
 
 Grey and white matter would be the nearer anchors, but their distance is what differs most between
 scanners: in T1w it is a fifth of the distance to CSF in some brains and less than half that in
@@ -34,19 +35,23 @@ class Reference:
 
 
 def reference(
-    image: Image, wm: Image, csf: Image, exclude: NDArray[np.bool_] | None = None
+    image: Image,
+    wm: Image,
+    ventricles: NDArray[np.bool_],
+    exclude: NDArray[np.bool_] | None = None,
 ) -> Reference:
     """Reference of one modality of one brain.
 
-    `image`, `wm`, `csf` (posteriors in 0..1) and `exclude` (tumour, left out) are (I, J, K) on one
-    grid. The centre is the median of white matter; the scale its distance from that of CSF, or the
-    spread within white matter where that is larger. The sign of the contrast is kept by the image,
-    not by the scale, which is positive. Raises `InputError` when either tissue is missing.
+    `image`, `wm` (posterior in 0..1), `ventricles` and `exclude` (tumour, left out) are (I, J, K)
+    on one grid. The centre is the median of white matter; the scale its distance from that of the
+    ventricles, or the spread within white matter where that is larger. The sign of the contrast is
+    kept by the image, not by the scale, which is positive. Raises `InputError` when either is
+    missing.
     """
     keep = np.ones(image.shape, bool) if exclude is None else ~exclude
-    white, fluid = (image[(tissue > 0.7) & keep] for tissue in (wm, csf))
+    white, fluid = image[(wm > 0.7) & keep], image[ventricles & keep]
     if min(white.size, fluid.size) < 20:
-        missing = "white matter" if white.size < 20 else "CSF"
+        missing = "white matter" if white.size < 20 else "ventricles"
         raise InputError(f"tissue maps hold no {missing}; check the registration")
     centre = float(np.median(white))
     spread = float(np.percentile(white, 75) - np.percentile(white, 25)) / 1.349
