@@ -15,7 +15,7 @@ from tumorfab import appearance, mass_effect, oedema, shape, stage
 from tumorfab.bank import Bank
 from tumorfab.draw import MisfitError, Tumour
 from tumorfab.host import Host
-from tumorfab.roi import FAR_MM, soft
+from tumorfab.roi import FAR_MM, Roi, soft
 from tumorfab.volume import Box, Image, box, lattice, within
 
 # Oedema is sought this far (mm) beyond a ball of core and oedema together: fronts are not round.
@@ -48,7 +48,7 @@ def grow(
     inside = soft(cast.core, params["edge_mm"]) * room
     if not tumour.enhancing:  # all of the core is what its middle is
         cast = replace(cast, necrosis=cast.core - FAR_MM)
-    where, density = fluid(host, cast, core, tumour, params)
+    where, density = fluid(host, roi, cast, core, tumour, params)
 
     part = within(cast.where, where)
     touched = density > 0
@@ -96,6 +96,7 @@ def displaced(host: Host, core: NDArray[np.bool_], where: Box, share: float) -> 
 
 def fluid(
     host: Host,
+    roi: Roi,
     cast: shape.Cast,
     core: NDArray[np.bool_],
     tumour: Tumour,
@@ -116,7 +117,7 @@ def fluid(
         density = oedema.density(found, csf, closed, OEDEMA_EDGE_MM, OEDEMA_FADE)
     elif params["oedema"] == "donor":
         density = np.zeros(size, np.float32)
-        density[part] = soft(cast.whole, params["edge_mm"])
+        density[part] = soft(shape.whole(roi, cast, tumour.pose), params["edge_mm"])
         density *= (1 - csf) * ~closed
     else:
         return cast.where, np.zeros(core.shape, np.float32)
