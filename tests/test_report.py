@@ -100,7 +100,7 @@ class Study:
                 self.results
                 / f"fold-0_k-2/sub-H1/anat/sub-H1_space-analysis_desc-coarse{number:03d}"
             )
-            record = {"host": "H1", "donor": "T1", "number": number, "draw": {}, "checks": {}}
+            record = {"host": "H1", "donors": ["T1"], "number": number, "draw": {}, "checks": {}}
             stage.write_json(f"{stem}.json", record)
             save_labels(Path(f"{stem}_dseg.nii.gz"), number)
             for kind in ["coarse", "tf"] if refined else ["coarse"]:

@@ -5,9 +5,11 @@ read.
 """
 
 import argparse
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from scipy import ndimage
 from tumorfab.contrast import reference
 from tumorfab.roi import CLASSES, Roi, extract
 from tumorfab.stage import InputError, atomic, progress, read_json, run, write_json
-from tumorfab.volume import Box, Grid, load_grid, load_on
+from tumorfab.volume import Box, Grid, first_line, load_grid, load_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +115,9 @@ def _load(path: Path, donor: str, index: int) -> Roi:
             name: {what: own[f"look/{name}/{what}"] for what in ("mean", "covariance")}
             for name in CLASSES.values()
         }
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(
-            f"{path}: not a readable ROI file ({error}); delete it and run again"
+            f"{path}: not a readable ROI file ({first_line(error)}); delete it and run again"
         ) from None
     texture = {
         name.removeprefix("texture/"): image.astype(np.float32)
