@@ -44,7 +44,8 @@ def test_around_the_core_nothing_changes_and_the_boundary_is_a_mixture():
         other = unmoved(edge_mm=4.0, around=around)[0]
         # Whatever the tumour's part of a voxel is, the other part is the surroundings'.
         np.testing.assert_allclose(
-            (other - filled)[:, boundary], np.tile((1 - inside[boundary]) * (around - 7), (2, 1)),
+            (other - filled)[:, boundary],
+            np.tile((1 - inside[boundary]) * (around - 7), (2, 1)),
             atol=1e-4,
         )
 

@@ -109,9 +109,7 @@ def test_the_description_says_volumes_places_and_look(results):
 
 def test_looks_are_relative_to_the_patients_own_tissue(results):
     about = read_json(results / "bank" / "sub-A1_rois.json")
-    image = load(
-        results / "sub-A1/anat" / f"sub-A1_space-{toy.LABEL}_desc-preproc_T1w.nii.gz"
-    ).data
+    image = load(results / "sub-A1/anat" / f"sub-A1_space-{toy.LABEL}_desc-preproc_T1w.nii.gz").data
     labels = load_labels(results / "sub-A1/anat" / f"sub-A1_space-{toy.LABEL}_dseg.nii.gz").data
     centre, scale = about["reference"]["T1w"]
     necrosis = (image[labels == 1] - centre) / scale
