@@ -184,19 +184,31 @@ def test_reference_undoes_any_scanner():
     rng = np.random.default_rng(0)
     wm = np.zeros((20, 20, 20), np.float32)
     wm[:10] = 1
+    ventricles = wm == 0
     image = np.where(wm > 0, 100, 60) + rng.normal(0, 2, wm.shape)
-    one = reference(image, wm, 1 - wm)
-    two = reference(3 * image + 40, wm, 1 - wm)
+    one = reference(image, wm, ventricles)
+    two = reference(3 * image + 40, wm, ventricles)
     np.testing.assert_allclose(one.relative(image), two.relative(3 * image + 40), atol=1e-5)
     np.testing.assert_allclose(one.absolute(one.relative(image)), image, atol=1e-4)
-    # White matter is 0, CSF at distance 1 from it.
+    # White matter is 0, fluid at distance 1 from it.
     assert np.median(one.relative(image)[:10]) == pytest.approx(0, abs=0.01)
     assert np.median(one.relative(image)[10:]) == pytest.approx(-1, abs=0.01)
 
 
-def test_reference_needs_both_tissues():
-    none = np.zeros((8, 8, 8), np.float32)
+def test_what_is_excluded_sets_no_reference():
+    wm = np.ones((20, 20, 20), np.float32)
+    wm[15:] = 0
+    image = np.where(wm > 0, 100.0, 60.0)
+    tumour = np.zeros(wm.shape, bool)
+    tumour[:12] = True
+    image[tumour] = 500
+    found = reference(image, wm, wm == 0, tumour)
+    assert (found.centre, found.scale) == (100, 40)
+
+
+def test_reference_needs_white_matter_and_ventricles():
+    image, nowhere = np.zeros((8, 8, 8), np.float32), np.zeros((8, 8, 8), bool)
     with pytest.raises(InputError, match="tissue maps hold no white matter"):
-        reference(none, none, none + 1)
-    with pytest.raises(InputError, match="tissue maps hold no CSF"):
-        reference(none, none + 1, none)
+        reference(image, image, ~nowhere)
+    with pytest.raises(InputError, match="tissue maps hold no ventricles"):
+        reference(image, image + 1, nowhere)
