@@ -26,8 +26,8 @@ REACH_MM = 8.0
 EDGE_MM = 4.0
 # The two sides are compared, for shape and intensity, in tissue this near to what is replaced.
 RIM_MM = 30.0
-# What is finer than this (sd in mm) changes over at once, not softly.
-FINE_MM = 2.0
+# Texture is what a Gaussian of this sd, in voxels, takes away.
+FINE_VOXELS = 1.5
 
 
 Box = tuple[slice, slice, slice]
@@ -90,13 +90,15 @@ def healed(
     rim = brain[box] & _rim(tumour[box], echo, near)
 
     nearest = _nearest(brain)
-    posteriors = {t: _moved(Volume(x[nearest], grid.affine), near, there) for t, x in tissues.items()}
+    posteriors = {
+        t: _moved(Volume(x[nearest], grid.affine), near, there) for t, x in tissues.items()
+    }
     alike = [rim & (tissues[t][box] > 0.5) & (posteriors[t] > 0.5) for t in ("GM", "WM")]
     fitted = {}
     for name, image in images.items():
         moved = _textured(Volume(image[nearest], grid.affine), near, there)
         moved = _matched(moved, image[box], alike[0] | alike[1])
-        fitted[name] = _pasted(image, box, _blended(image[box], moved, weight, near))
+        fitted[name] = _pasted(image, box, _blended(image[box], moved, weight))
     mixed = _shares({t: x[box] for t, x in tissues.items()}, posteriors, weight)
     inner = _moved(Volume(ventricles, grid.affine), near, there) > 0.5
     return Healed(
@@ -184,12 +186,10 @@ def _textured(image: Volume, grid: Grid, transform: sitk.Transform) -> Image:
     Interpolation averages noise and leaves the outcome smoother than the rest of the brain. So only
     what is coarse is interpolated; what is fine comes from the nearest voxel, as it is.
     """
-    coarse = ndimage.gaussian_filter(image.data, FINE_MM / image.grid.spacing)
+    coarse = ndimage.gaussian_filter(image.data, FINE_VOXELS)
     fine = volume.to_sitk(Volume(image.data - coarse, image.affine))
     frame = volume.to_sitk(Volume(np.zeros(grid.shape, np.uint8), grid.affine))
-    picked = sitk.Resample(
-        fine, frame, transform, sitk.sitkNearestNeighbor, 0.0, sitk.sitkFloat32
-    )
+    picked = sitk.Resample(fine, frame, transform, sitk.sitkNearestNeighbor, 0.0, sitk.sitkFloat32)
     smooth = _moved(Volume(coarse, image.affine), grid, transform)
     return smooth + np.asarray(volume.from_sitk(picked).data)
 
@@ -218,24 +218,22 @@ def _rim(tumour: Mask, echo: Mask, grid: Grid) -> Mask:
 
 
 def _matched(moved: Image, image: Image, alike: Mask) -> Image:
-    """`moved` with the median and interquartile range that `image` has where both show the same.
+    """`moved` as bright as `image`, by the median difference where both show the same tissue.
 
-    Quartiles, since a regression would read misregistration as a lower gain.
+    No gain is fitted: what bias correction leaves of a difference in it is small, and around a
+    tumour the spread of intensities also tells of narrowed sulci.
     """
-    (low, middle, high), (to_low, to_middle, to_high) = (
-        np.percentile(x[alike].astype(np.float64), (25, 50, 75)) for x in (moved, image)
-    )
-    gain = (to_high - to_low) / (high - low) if high > low else 1.0
-    return ((moved - middle) * gain + to_middle).astype(np.float32)
+    if not alike.any():
+        return moved
+    return moved + np.float32(np.median(image[alike] - moved[alike]))
 
 
-def _blended(image: Image, moved: Image, weight: Image, grid: Grid) -> Image:
-    """`image` turning into `moved` with `weight`: softly in what is coarse, at once in what is fine.
-
-    A mean of two noises is smoother than either, and would show as a shell around the region.
+def _blended(image: Image, moved: Image, weight: Image) -> Image:
+    """`image` turning into `moved` with `weight`, softly but for texture, which changes at once:
+    a mean of two noises is smoother than either, and would show as a shell around the region.
     """
     difference = moved - image
-    coarse = ndimage.gaussian_filter(difference, FINE_MM / grid.spacing)
+    coarse = ndimage.gaussian_filter(difference, FINE_VOXELS)
     fine = np.where(weight > 0.5, difference - coarse, 0)
     return np.where(weight > 0, image + weight * coarse + fine, image).astype(np.float32)
 
