@@ -63,7 +63,7 @@ def host(name: str, modalities: tuple[str, ...]) -> Host:
     falx = mass_effect.falx(brain, GRID, plane)
     return Host(
         name, images, dict.fromkeys(modalities, Reference(0.0, 1.0)), brain, csf, wm, inner,
-        np.zeros(GRID.shape, np.uint8), plane, falx, np.eye(4), GRID,
+        np.zeros(GRID.shape, np.uint8), brain, plane, falx, np.eye(4), GRID,
         np.zeros(GRID.shape, bool),
     )  # fmt: skip
 

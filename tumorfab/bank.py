@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tumorfab.contrast import reference
+from tumorfab.contrast import near_tumour, reference
 from tumorfab.roi import CLASSES, Roi, extract
 from tumorfab.stage import InputError, atomic, progress, read_json, run, write_json
 from tumorfab.volume import Box, Grid, first_line, load_grid, load_on
@@ -153,8 +153,7 @@ def bank_case(
         )
     wm, ventricles = load_on(files["WM"], grid), load_on(files["ventricles"], grid, labels=True) > 0
     images = {m: load_on(str(files["image"]).format(m), grid) for m in modalities}
-    # Tissue near the tumour is infiltrated or displaced: it must not set the reference.
-    exclude = ndimage.distance_transform_edt(labels == 0, sampling=grid.spacing) < 5.0
+    exclude = near_tumour(labels, grid)
     references = {m: reference(image, wm, ventricles, exclude) for m, image in images.items()}
     found = extract(subject, images, labels, references, grid)
     to_mni = np.array(read_json(files["about"])["mni_from_space"])

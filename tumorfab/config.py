@@ -84,13 +84,18 @@ def _cross_check(config: dict[str, Any]) -> None:
                     f"config: modalities {', '.join(foreign)}: {cohort}.source {source} has "
                     f"{', '.join(DATASETS[source].modalities)} only"
                 )
-        elif source != "demo" and not section["path"]:
+        elif source not in ("demo", "none") and not section["path"]:
             raise InputError(f"config: {cohort}.path is empty but {cohort}.source is {source!r}")
     healthy = config["healthy"]
     if healthy["brain_weights"] and healthy["brain"] not in ("hd-bet", "synthstrip"):
         raise InputError(
             f"config: healthy.brain_weights: brain {healthy['brain']} uses none; leave it empty, "
             "or set brain to hd-bet or synthstrip"
+        )
+    if healthy["source"] == "none" and config["place"]["patients"] == "none":
+        raise InputError(
+            "config: healthy.source is none and so is place.patients: nobody hosts tumours; "
+            "set place.patients to kept or healed"
         )
     demo = [config[cohort]["source"] == "demo" for cohort in ("healthy", "annotated")]
     if any(demo) and not all(demo):

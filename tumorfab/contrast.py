@@ -13,9 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from tumorfab.stage import InputError
-from tumorfab.volume import Image
+from tumorfab.volume import Grid, Image, Labels
+
+# Tissue this near (mm) to a tumour is infiltrated or displaced: it must not set the reference.
+NEAR_MM = 5.0
 
 
 @dataclass(frozen=True)
@@ -56,3 +60,10 @@ def reference(
     centre = float(np.median(white))
     spread = float(np.percentile(white, 75) - np.percentile(white, 25)) / 1.349
     return Reference(centre, max(abs(centre - float(np.median(fluid))), spread, 1e-6))
+
+
+def near_tumour(labels: Labels, grid: Grid) -> NDArray[np.bool_]:
+    """The tumour and the tissue within `NEAR_MM` of it."""
+    if not labels.any():
+        return np.zeros(labels.shape, bool)
+    return np.asarray(ndimage.distance_transform_edt(labels == 0, sampling=grid.spacing) < NEAR_MM)

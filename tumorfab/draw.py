@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tumorfab import shape, sites
 from tumorfab.bank import Bank
-from tumorfab.host import Host
+from tumorfab.host import APART_MM, Host
 from tumorfab.roi import core_mm3
 from tumorfab.shape import Pose
 from tumorfab.stage import InputError
@@ -17,8 +17,6 @@ from tumorfab.stage import InputError
 LEAST_ENHANCING_MM3 = 100.0
 # How much of the core may lie outside the brain, in ventricles (which give way) and in other CSF.
 MOST_OUTSIDE, MOST_IN_VENTRICLES, MOST_IN_CSF = 0.02, 0.1, 0.3
-# Two tumours in one brain are this far apart (mm), edge to edge.
-APART_MM = 15.0
 # Spread (sd of the logarithm) of the oedema's volume around the cohort's.
 OEDEMA_SPREAD = 0.3
 

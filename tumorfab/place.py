@@ -27,7 +27,8 @@ from tumorfab import (
 )
 from tumorfab.bank import Bank
 from tumorfab.draw import Draw, MisfitError, check, sample
-from tumorfab.host import Host, load_host
+from tumorfab.host import Host, load_host, load_patient
+from tumorfab.stage import InputError
 from tumorfab.tumour import grow
 from tumorfab.volume import lattice, save
 
@@ -102,7 +103,12 @@ def _checksum(path: Path) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tumorfab place", description=__doc__.splitlines()[0])
-    parser.add_argument("--host", required=True, help="healthy subject")
+    parser.add_argument(
+        "--host", required=True, help="healthy subject, or a training case (--patient)"
+    )
+    parser.add_argument(
+        "--patient", choices=["kept", "healed"], help="it is a training case: what of its tumour"
+    )
     parser.add_argument(
         "--anat", type=Path, required=True, help="its folder of standardised volumes"
     )
@@ -125,7 +131,10 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage: all samples of one host in one process."""
     args = _parser().parse_args(argv)
-    host = load_host(args.host, args.anat, args.label, args.modality)
+    where = args.host, args.anat, args.label, args.modality
+    host = load_patient(*where, args.patient) if args.patient else load_host(*where)
+    if args.patient and args.host not in args.donor:
+        raise InputError(f"--host: {args.host} is a patient but no training case of this run")
     rois = bank.load(args.bank, args.donor)
     # Nothing of a single sample: what the config asks of all of them.
     params = {"donor": "", "site_mni_mm": [], **args.params}
@@ -134,6 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     asked = wishes.read(table) if table else {}
     known = {
         "host": args.host,
+        "host_tumour": ("kept" if host.labels.any() else "healed") if args.patient else "none",
         "seed": args.seed,
         "reference": {m: [r.centre, r.scale] for m, r in host.references.items()},
         "inputs_sha256": _inputs(args),
@@ -144,9 +154,9 @@ def main(argv: list[str] | None = None) -> None:
         sidecar = args.out / f"sub-{args.host}_space-{args.label}_desc-coarse{number:03d}.json"
         wish = asked.get((args.host, number), {})
         found, used, refused = _settled(args, number, host, rois, params, wish)
-        donors = sorted(
-            {rois.about[r]["donor"] for t in found.draw.tumours for r in (t.roi, t.partner)}
-        )
+        used_rois = {r for t in found.draw.tumours for r in (t.roi, t.partner)}
+        own = {args.host} if args.patient else set()
+        donors = sorted({rois.about[r]["donor"] for r in used_rois} | own)
         for modality, image in found.made.images.items():
             save(samples.image(sidecar, modality), image, host.grid.affine)
         save(samples.dseg(sidecar), found.made.labels, host.grid.affine)
