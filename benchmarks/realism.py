@@ -1,0 +1,272 @@
+"""How real do coarse synthetic tumours look? Measured against real ones, patient by patient.
+
+    python -m benchmarks.realism --data ../shared/data --out FOLDER
+
+prepares the study's scans with its own workflow (kept in `--out`, so that a second run starts
+there), makes one synthetic tumour in each host with each of `variants()`, and writes
+`realism.json`, `features.csv` and `intensities.csv` to `--out`. Tables are printed as Markdown.
+"""
+
+import argparse
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from benchmarks import cohorts, separability, texture
+from benchmarks.texture import Tumour
+from tumorfab import bank, config, place, stage
+from tumorfab.bank import Roi
+from tumorfab.contrast import Reference
+from tumorfab.place import Host
+from tumorfab.stats import bootstrap
+from tumorfab.volume import load_grid, load_on
+
+ROOT = Path(__file__).parent.parent
+STUDY = ROOT / "config" / "ixi_brats_t1_2mm.yaml"
+
+
+def variants() -> dict[str, dict[str, Any]]:
+    """Settings of the `place` section by name, each with one step of the synthesis more."""
+    params = config.validated({})["place"] | {"tries": 1000}
+    return {"pasted": params | {"edge_mm": 0.0}, "+ seam treatment": params}
+
+
+def synthesise(host: Host, rois: list[Roi], params: dict[str, Any], seed: int) -> Tumour:
+    """One synthetic tumour in `host` from one of `rois`, relative to the host's tissue.
+
+    `ventricles` is left empty. Raises `InputError` when no tumour fits.
+    """
+    draw = place.sample(stage.rng(seed, "realism", host.subject), host, rois, params)
+    roi = next(r for r in rois if r.name == draw.roi)
+    images, labels = place.apply(host, roi, draw, params["edge_mm"])
+    relative = {m: host.references[m].relative(image) for m, image in images.items()}
+    nothing = np.zeros_like(host.brain)
+    spacing = host.grid.spacing
+    return Tumour(roi.donor, host.subject, relative, labels, host.brain, nothing, spacing)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where the standardised files are, and which subjects are hosts and annotated cases."""
+
+    out: Path
+    label: str
+    modalities: list[str]
+    hosts: list[str]
+    cases: list[str]
+
+    def anat(self, subject: str) -> Path:
+        """Folder of a subject's standardised files."""
+        return self.out / "results" / f"sub-{subject}" / "anat"
+
+    def ventricles(self, subject: str) -> Path:
+        """Mask of its lateral ventricles."""
+        return self.anat(subject) / f"sub-{subject}_space-{self.label}_label-ventricles_mask.nii.gz"
+
+
+def prepared(study: Path, data: Path, out: Path, cores: int) -> Study:
+    """Run the workflow of a study up to its standardised scans and put all its tumours into a bank.
+
+    The folders that the study names are looked for in `data`. Raises `InputError` when the
+    workflow fails.
+    """
+    section = yaml.safe_load(study.read_text(encoding="utf-8"))
+    for cohort in ("healthy", "annotated"):
+        section[cohort]["path"] = str((data / Path(section[cohort]["path"]).name).resolve())
+    section["results"] = "results"
+    stage.write_text(out / "study.yaml", yaml.safe_dump(section))
+    settings = config.validated(section)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory",
+               out, "--configfile", out / "study.yaml", "--replace-workflow-config", "--cores",
+               str(cores), "--until", "standardise_healthy", "standardise_annotated"]  # fmt: skip
+    log = out / "workflow.log"
+    with open(log, "w", encoding="utf-8") as handle:
+        if subprocess.run(command, stdout=handle, stderr=subprocess.STDOUT, cwd=ROOT).returncode:
+            raise stage.InputError(f"{log}: the workflow failed; its end says why")
+    subjects = pd.read_csv(out / "results" / "cohort" / "subjects.tsv", sep="\t", dtype=str)
+    hosts, cases = (
+        subjects.loc[subjects["cohort"] == cohort, "subject"].tolist()
+        for cohort in ("healthy", "annotated")
+    )
+    found = Study(out, settings["space"]["label"], settings["modalities"], hosts, cases)
+    named = [part for case in cases for part in ("--case", case, "unknown")]
+    bank.main([*named, "--results", str(out / "results"), "--label", found.label,
+               "--modality", *found.modalities, "--out", str(out / "bank")])  # fmt: skip
+    return found
+
+
+def real_tumour(study: Study, case: str) -> Tumour:
+    """The largest tumour of a patient, in the patient."""
+    files = bank.case_files(study.anat(case), case, study.label)
+    grid = load_grid(files["dseg"])
+    record = stage.read_json(study.out / "bank" / f"sub-{case}_rois.json")
+    images = {
+        m: Reference(*record["reference"][m]).relative(load_on(str(files["image"]).format(m), grid))
+        for m in study.modalities
+    }
+    labels = np.zeros(grid.shape, np.uint8)
+    largest = bank.load(study.out / "bank", [case])[0]
+    labels[tuple(slice(*ends) for ends in record["rois"][0]["box"])] = largest.labels
+    other = (load_on(files["dseg"], grid, labels=True) > 0) & (labels == 0)
+    brain = (load_on(files["brain"], grid, labels=True) > 0) & ~other
+    ventricles = load_on(study.ventricles(case), grid, labels=True) > 0
+    return Tumour(case, case, images, labels, brain, ventricles, grid.spacing)
+
+
+def synthetic_tumour(
+    study: Study, params: dict[str, Any], seed: int, pair: tuple[str, str]
+) -> Tumour:
+    """A tumour of a donor in a host; `pair` is (host, donor)."""
+    host, donor = pair
+    healthy = place.load_host(host, study.anat(host), study.label, study.modalities)
+    largest = bank.load(study.out / "bank", [donor])[:1]
+    made = synthesise(healthy, largest, params, seed)
+    made.ventricles[:] = load_on(study.ventricles(host), healthy.grid, labels=True) > 0
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Everything that is kept of one tumour."""
+
+    donor: str
+    host: str
+    features: dict[str, float]
+    intensities: dict[str, NDArray[np.float64]]
+    patches: pd.DataFrame
+
+
+def measured(tumour: Tumour, seed: int) -> Measured:
+    """All measures of one tumour."""
+    rng = stage.rng(seed, "patches", tumour.donor, tumour.host)
+    return Measured(
+        tumour.donor,
+        tumour.host,
+        texture.features(tumour),
+        texture.intensities(tumour),
+        separability.patches(tumour, rng),
+    )
+
+
+def compare(real: list[Measured], made: dict[str, list[Measured]], seed: int) -> dict[str, Any]:
+    """`features` and `intensities` (tables with a column `variant`) and `auc`, by variant and zone:
+    mean over groups of donors and hosts, with a 95 % interval over groups."""
+    features, intensities, auc = [], [], {}
+    table = _features(real)
+    samples = [(r.donor, r.intensities) for r in real]
+    for variant, tumours in stage.progress(made.items(), "comparison"):
+        features.append(cohorts.differences(table, _features(tumours)).assign(variant=variant))
+        theirs = [(t.donor, t.intensities) for t in tumours]
+        intensities.append(cohorts.distances(samples, theirs).assign(variant=variant))
+        everything = [*real, *tumours]
+        group = separability.groups([t.donor for t in everything], [t.host for t in everything])
+        patches = [t.patches for t in real], [t.patches for t in tumours]
+        auc[variant] = {
+            zone: _interval(separability.aucs(*patches, group, zone), seed, variant, zone)
+            for zone in separability.ZONES
+        }
+    tables = {"features": pd.concat(features), "intensities": pd.concat(intensities)}
+    return {name: table.rename_axis("name") for name, table in tables.items()} | {"auc": auc}
+
+
+def _features(tumours: list[Measured]) -> pd.DataFrame:
+    return pd.DataFrame([t.features for t in tumours], index=[t.donor for t in tumours])
+
+
+def _interval(values: NDArray[np.float64], seed: int, *what: str) -> dict[str, Any]:
+    low, high = bootstrap(values, stage.rng(seed, "auc", *what))
+    return {"mean": float(values.mean()), "low": low, "high": high, "groups": values.tolist()}
+
+
+def printed(found: dict[str, Any]) -> str:
+    """The three tables as Markdown; bold where synthetic tumours differ by more than patients."""
+    auc = pd.DataFrame(
+        {
+            zone: {
+                v: "{mean:.2f} ({low:.2f}, {high:.2f})".format(**z[zone])
+                for v, z in found["auc"].items()
+            }
+            for zone in separability.ZONES
+        }
+    )
+    parts = ["AUC of real against synthetic patches", _markdown(auc)]
+    for name, column in (("features", "difference"), ("intensities", "synthetic")):
+        table = found[name]
+        variants = list(dict.fromkeys(table["variant"]))
+        usual = table.groupby("name", sort=False)["patients"].first()
+        shown = pd.DataFrame({"between patients": usual.map("{:.2f}".format)})
+        for variant in variants:
+            value = table.loc[table["variant"] == variant, column].reindex(usual.index)
+            text = value.map("{:.2f}".format)
+            shown[variant] = text.where(value.abs() <= usual, "**" + text + "**")
+        parts += [f"{name}: {column}", _markdown(shown)]
+    return "\n\n".join(parts)
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    lines = [["", *table.columns], ["---"] * (1 + len(table.columns))]
+    lines += [[str(row[0]), *row[1:]] for row in table.itertuples()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    """Prepare, make, measure, compare, write and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the study's cohorts")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--study", type=Path, default=STUDY, help="its scans, modalities and grid")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    study = prepared(args.study, args.data, out, args.processes)
+    # A host has one donor, so that leaving out a donor with its hosts loses nothing.
+    pairs = [(host, study.cases[i % len(study.cases)]) for i, host in enumerate(study.hosts)]
+    with ProcessPoolExecutor(args.processes) as pool:
+        found = pool.map(partial(_measured_real, study, args.seed), study.cases)
+        real = list(stage.progress(found, "real tumours", len(study.cases)))
+        made = {}
+        for variant, params in variants().items():
+            found = pool.map(partial(_measured_synthetic, study, args.seed, params), pairs)
+            made[variant] = list(stage.progress(found, variant, len(pairs)))
+    result = compare(real, made, args.seed)
+    for name in ("features", "intensities"):
+        stage.write_text(out / f"{name}.csv", result[name].to_csv())
+    stage.write_json(
+        out / "realism.json",
+        {
+            "auc": result["auc"],
+            "pairs": pairs,
+            "variants": variants(),
+            "seed": args.seed,
+            **{
+                name: result[name].reset_index().to_dict("records")
+                for name in ("features", "intensities")
+            },
+        },
+    )
+    print(printed(result))
+
+
+def _measured_real(study: Study, seed: int, case: str) -> Measured:
+    return measured(real_tumour(study, case), seed)
+
+
+def _measured_synthetic(
+    study: Study, seed: int, params: dict[str, Any], pair: tuple[str, str]
+) -> Measured:
+    return measured(synthetic_tumour(study, params, seed, pair), seed)
+
+
+if __name__ == "__main__":
+    stage.run(lambda argv: main())
