@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from tumorfab import bank, place, stage
-from tumorfab.place import Host, load_host
+from tumorfab import bank, config, place, stage
+from tumorfab.host import Host, load_host
 from tumorfab.volume import Grid, save
 
 LABEL = "analysis"
 MODALITIES = ["T1w", "T2w"]
 GRID = Grid((40, 44, 36), np.diag([-4.0, -4.0, 4.0, 1.0]))
-PLACE = {"rotation_deg": 30, "scale": [0.8, 1.2], "intensity_jitter": 0.1, "edge_mm": 4.0,
-         "tries": 50}  # fmt: skip
+PLACE = config.validated({})["place"]
 CONTRAST = {  # CSF, GM, WM, then NCR, ED, ET
     "T1w": (-3.0, 0.0, 1.0, -2.0, -0.7, 0.8),
     "T2w": (4.0, 0.0, -1.0, 3.5, 2.5, 1.5),
@@ -48,6 +47,13 @@ def write_subject(results: Path, subject: str, tumour: tuple[int, int, int] | No
     for name, tissue in maps.items():
         save(Path(f"{stem}_label-{name}_probseg.nii.gz"), tissue.astype(np.float32), GRID.affine)
     save(Path(f"{stem}_desc-brain_mask.nii.gz"), brain, GRID.affine)
+    save(Path(f"{stem}_label-ventricles_mask.nii.gz"), csf, GRID.affine)
+    # The middle of the grid is a point of MNI152's midsagittal plane.
+    to_mni = np.eye(4)
+    to_mni[:3, 3] = -(GRID.affine @ [*centre, 1])[:3]
+    plane = {"point_mm": (-to_mni[:3, 3]).tolist(), "normal": [1.0, 0.0, 0.0]}
+    about = {"mni_from_space": to_mni.tolist(), "midsagittal_plane": plane}
+    stage.write_json(f"{stem}_desc-preproc.json", about)
     for modality in MODALITIES:
         values = dict(zip(("CSF", "GM", "WM", 1, 2, 3), CONTRAST[modality], strict=True))
         image = np.zeros(GRID.shape)

@@ -182,8 +182,8 @@ def sample_strip(sidecar: Path, config: dict[str, Any]) -> dict[str, str]:
     tiles.append(Tile("labels", tiles[-1].image, labels))
     view = View.through(labels > 0, healthy != 0, grid.affine)
     volume = (labels > 0).sum() * grid.voxel_volume / 1000
-    number, donor = record["number"], record["donor"]
-    caption = f"Host {host}, sample {number}: a tumour of {donor}, {volume:.1f} ml in the host."
+    donors = " and ".join(record["donors"]) or "nobody"
+    caption = f"Host {host}, sample {record['number']}: a tumour from {donors}, {volume:.1f} ml."
     return {"picture": strip(tiles, view), "caption": caption}
 
 

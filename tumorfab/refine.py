@@ -30,7 +30,10 @@ def load_generator(path: Path, modalities: list[str], device: torch.device) -> r
 def refine(
     generator: refiner.Generator, images: list[Image], labels: Labels, references: list[list[float]]
 ) -> list[Image]:
-    """Refine one sample. `images` per modality (I, J, K) in image units; `labels` (I, J, K)."""
+    """Refine one sample. `images` per modality (I, J, K) in image units; `labels` (I, J, K). One
+    without a tumour has nothing to refine."""
+    if not labels.any():
+        return images
     device = next(generator.parameters()).device
     window = box(labels > 0, MARGIN)
     relative = np.stack(tissue_relative([image[window] for image in images], references))

@@ -22,12 +22,12 @@ def refined(sidecar: Path) -> Path:
 
 
 def read(sidecar: Path, donors: list[str]) -> dict[str, Any]:
-    """The sidecar's record. Raises `InputError` when the tumour is not one of the `donors`': the
-    training cases of the run that asks, so that no other case's voxels can reach it."""
+    """The sidecar's record. Raises `InputError` when anything of it comes from another case than
+    the `donors`: the training cases of the run that asks."""
     record: dict[str, Any] = read_json(sidecar)
-    if record["donor"] not in donors:
+    if foreign := sorted(set(record["donors"]) - set(donors)):
         raise InputError(
-            f"{sidecar}: its donor {record['donor']} is not a training case of this run; "
+            f"{sidecar}: its donor {foreign[0]} is not a training case of this run; "
             "delete the sample and run again"
         )
     return record

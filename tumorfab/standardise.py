@@ -145,6 +145,7 @@ def main(argv: list[str] | None = None) -> None:
             "dice_with_template_mask": overlap,
             "flags": flags,
             "ventricles_ml": float(inner.sum()) * grid.voxel_volume / 1000,
+            "mni_from_space": template["to_mni"].round(6).tolist(),
             "midsagittal_plane": {"point_mm": plane.point, "normal": plane.normal},
         },
     )
@@ -168,16 +169,17 @@ def _carried(
 
 def _read_template(folder: Path, label: str) -> dict[str, Any]:
     """The `template` stage's outcome: `grid`, `mask`, `priors` (3, I, J, K), `ventricles`,
-    `plane`."""
+    `plane`, and `to_mni` (4, 4), points of the space to points of MNI152 in RAS+ mm."""
     stem = folder / f"template_space-{label}"
     mask = volume.load_labels(f"{stem}_desc-brain_mask.nii.gz")
     grid = mask.grid
     maps = [volume.load_on(f"{stem}_label-{t}_probseg.nii.gz", grid) for t in tissue.CLASSES]
     inner = volume.load_on(f"{stem}_label-ventricles_mask.nii.gz", grid, labels=True) > 0
     to_mni = sitk.AffineTransform(sitk.ReadTransform(str(transform_path(folder, label))))
-    plane = anatomy.mapped(register.ras_matrix(to_mni))
+    matrix = register.ras_matrix(to_mni)
+    plane = anatomy.mapped(matrix)
     return {"grid": grid, "mask": mask.data > 0, "priors": np.stack(maps), "ventricles": inner,
-            "plane": plane}  # fmt: skip
+            "plane": plane, "to_mni": matrix}  # fmt: skip
 
 
 if __name__ == "__main__":

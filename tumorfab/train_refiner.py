@@ -222,10 +222,15 @@ def main(argv: list[str] | None = None) -> None:
         real.append(load_case(images, files["dseg"], references, edge))
     coarse = []
     for sidecar in stage.progress(args.samples, "reading coarse samples"):
-        references = samples.read(sidecar, args.donor)["reference"]
+        record = samples.read(sidecar, args.donor)
+        if record["draw"]["tumour_free"]:
+            continue
+        references = record["reference"]
         images = {m: samples.image(sidecar, m) for m in args.modality}
         coarse.append(load_case(images, samples.dseg(sidecar), references, edge))
 
+    if not coarse:
+        raise stage.InputError("place.tumour_free: no sample has a tumour to learn from; lower it")
     run = checkpoint.fingerprint(
         args.params, args.seed, args.modality, [c.digest() for c in real + coarse]
     )

@@ -20,6 +20,7 @@ from tumorfab.stage import InputError, atomic
 Affine = NDArray[np.float64]
 Image = NDArray[np.float32]
 Labels = NDArray[np.uint8]
+Box = tuple[slice, ...]
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -84,6 +85,23 @@ def box(mask: NDArray[np.bool_], margin: int = 0) -> tuple[slice, slice, slice]:
             raise ValueError("an empty mask has no box")
         ranges.append(slice(max(0, int(hit[0]) - margin), min(size, int(hit[-1]) + 1 + margin)))
     return ranges[0], ranges[1], ranges[2]
+
+
+def within(inner: Box, outer: Box) -> Box:
+    """The box `inner` of a volume as a box of the part that `outer` cuts out of it."""
+    return tuple(
+        slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True)
+    )
+
+
+def block_means(array: Image, step: NDArray[np.int_]) -> Image:
+    """Means over blocks of `step` voxels along I, J, K; what a block lacks at the far edge repeats
+    the last voxel."""
+    lacking = [(0, int(-n % s)) for n, s in zip(array.shape, step, strict=True)]
+    out = np.pad(array, lacking, "edge") if np.any(lacking) else array
+    i, j, k = (int(s) for s in step)
+    blocks = out.reshape(out.shape[0] // i, i, out.shape[1] // j, j, out.shape[2] // k, k)
+    return np.asarray(blocks.mean((1, 3, 5)), np.float32)
 
 
 def load(path: Path | str) -> Volume:

@@ -67,6 +67,11 @@ def images(subject):
     )
 
 
+def about(subject):
+    """Its sidecar: midsagittal plane and where MNI152 is."""
+    return f"{R}/sub-{subject}/anat/sub-{subject}_space-{S}_desc-preproc.json"
+
+
 def case(subject):
     """An annotated case: its images and its label map."""
     return standardised(subject, *[f"desc-preproc_{m}" for m in MODALITIES], "dseg")

@@ -5,6 +5,7 @@ rule bank:
     input:
         images=[path for subject in TRAIN for path in images(subject)],
         labels=[case(subject)[-1] for subject in TRAIN],
+        about=[about(subject) for subject in TRAIN],
     output:
         rois=[f"{R}/bank/sub-{subject}_rois.npz" for subject in TRAIN],
         about=[f"{R}/bank/sub-{subject}_rois.json" for subject in TRAIN],
@@ -30,6 +31,8 @@ rule bank:
 rule place:
     input:
         host=images("{subject}"),
+        about=about("{subject}"),
+        table=config["place"]["table"] or [],
         bank=lambda wildcards: [
             f"{R}/bank/sub-{donor}_rois.{kind}"
             for donor in TRAIN[: int(wildcards.k)]

@@ -1,0 +1,100 @@
+"""What a tumour looks like in a host: in units of the host's own tissue, in all modalities jointly.
+
+Intensities are relative to white and grey matter (`contrast`), so that neither the donor's nor the
+host's scanner shows. Arrays: images (M, I, J, K), everything else (I, J, K).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tumorfab import fields
+from tumorfab.roi import PARTIAL_MM, Look, Roi, soft
+from tumorfab.volume import Image
+
+Mask = NDArray[np.bool_]
+
+# Oedema replaces what is coarser than about this (mm) and leaves the finer: the host's own noise.
+FINE_MM = 6.0
+# Detail (mm) of the variation within oedema.
+KNOTS_MM = 5.0
+# Oedema's class mean is reached on average; no voxel's share of it exceeds this.
+MOST_DENSE = 1.5
+
+
+def between(one: Look, other: Look, share: float) -> Look:
+    """A look on the way from one tumour's to another's: classes and modalities move together."""
+    return {
+        name: {what: (1 - share) * one[name][what] + share * other[name][what] for what in found}
+        for name, found in one.items()
+    }
+
+
+def oedematous(
+    images: NDArray[np.float32],
+    density: Image,
+    tissue: Mask,
+    look: Look,
+    spacing: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """`images` with oedema of `density` 0..1 (see `oedema.density`) in them.
+
+    The host's coarse intensities move towards the donor's oedema, and vary around it as the
+    donor's do, in modalities jointly; the host's fine structure and noise stay.
+    """
+    labelled = density > 0.4
+    if not labelled.any():
+        return images
+    weight = np.minimum(density / density[labelled].mean(), MOST_DENSE)
+    size = np.maximum(1, np.rint(FINE_MM / 2 / spacing)).astype(int) | 1
+
+    def blurred(part: NDArray) -> Image:
+        once = ndimage.uniform_filter(np.asarray(part, np.float32), size.tolist())
+        return np.asarray(ndimage.uniform_filter(once, size.tolist()))
+
+    known = tissue & (density < 1.1)
+    around = np.maximum(blurred(known), 1e-3)
+    coarse = np.stack([blurred(np.where(known, image, 0)) / around for image in images])
+    fine = (images - coarse)[:, labelled]
+    covariance = look["ED"]["covariance"]
+    sd = np.sqrt(np.diag(covariance))
+    lacking = np.sqrt(np.maximum(0, sd**2 - fine.var(1)))
+    correlation = covariance / np.maximum(np.outer(sd, sd), 1e-12)
+    root = _root(correlation)
+    smooth = np.stack([fields.noise(rng, density.shape, spacing, KNOTS_MM) for _ in images])
+    varied = np.tensordot(root, smooth, 1) * lacking[:, None, None, None]
+    target = look["ED"]["mean"][:, None, None, None] + varied
+    return np.asarray(images + weight * (target - coarse), np.float32)
+
+
+def filled(
+    surround: NDArray[np.float32],
+    inside: Image,
+    necrosis: Image,
+    at: NDArray[np.float32],
+    roi: Roi,
+    look: Look,
+) -> NDArray[np.float32]:
+    """`surround` with the core in it: `inside` (0..1) of each voxel is core, with the classes'
+    means and the donor's texture at the positions `at` (3, I, J, K; voxels of the ROI)."""
+    here = inside > 0
+    dead = soft(necrosis[here], PARTIAL_MM)
+    share = {"NCR": dead, "ET": 1 - dead}
+    mean = sum(np.multiply.outer(look[n]["mean"], part) for n, part in share.items())
+    sd = sum(
+        np.multiply.outer(np.sqrt(np.diag(look[n]["covariance"])), part)
+        for n, part in share.items()
+    )
+    positions = at[:, here]
+    # Cubic, since linear interpolation would make the lesion smoother than its surroundings.
+    texture = np.stack([fields.interpolated(t, positions, 3) for t in roi.texture.values()])
+    out = surround.copy()
+    out[:, here] += inside[here] * (mean + sd * texture - surround[:, here])
+    return out
+
+
+def _root(correlation: NDArray[np.float64]) -> NDArray[np.float32]:
+    """A matrix that gives independent fields this correlation."""
+    values, vectors = np.linalg.eigh(correlation)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)), np.float32)
