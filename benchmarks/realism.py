@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 from benchmarks import cohorts, separability, texture
 from benchmarks.texture import Tumour
 from tumorfab import bank, config, place, stage
-from tumorfab.bank import Roi
+from tumorfab.bank import Bank
 from tumorfab.contrast import Reference
-from tumorfab.place import Host
+from tumorfab.draw import MisfitError
+from tumorfab.host import Host, load_host
+from tumorfab.stage import InputError
 from tumorfab.stats import bootstrap
 from tumorfab.volume import load_grid, load_on
 
@@ -36,22 +38,30 @@ STUDY = ROOT / "config" / "ixi_brats_t1_2mm.yaml"
 
 def variants() -> dict[str, dict[str, Any]]:
     """Settings of the `place` section by name, each with one step of the synthesis more."""
-    params = config.validated({})["place"] | {"tries": 1000}
-    return {"pasted": params | {"edge_mm": 0.0}, "+ seam treatment": params}
+    params = config.validated({})["place"] | {"site_mni_mm": [], "tries": 500}
+    steps = {"edge_mm": 0.0, "oedema": "donor", "mass_effect": [0.0, 0.0]}
+    return {
+        "pasted": params | steps,
+        "+ seam treatment": params | {key: steps[key] for key in ("oedema", "mass_effect")},
+        "+ infiltrative oedema": params | {"mass_effect": steps["mass_effect"]},
+        "+ mass effect": params,
+    }
 
 
-def synthesise(host: Host, rois: list[Roi], params: dict[str, Any], seed: int) -> Tumour:
-    """One synthetic tumour in `host` from one of `rois`, relative to the host's tissue.
+def synthesise(host: Host, rois: Bank, params: dict[str, Any], seed: int) -> Tumour:
+    """One synthetic tumour in `host`, whose donor is the first of `rois`, with its largest tumour.
 
-    `ventricles` is left empty. Raises `InputError` when no tumour fits.
+    Raises `InputError` when no draw fits.
     """
-    draw = place.sample(stage.rng(seed, "realism", host.subject), host, rois, params)
-    roi = next(r for r in rois if r.name == draw.roi)
-    images, labels = place.apply(host, roi, draw, params["edge_mm"])
-    relative = {m: host.references[m].relative(image) for m, image in images.items()}
-    nothing = np.zeros_like(host.brain)
-    spacing = host.grid.spacing
-    return Tumour(roi.donor, host.subject, relative, labels, host.brain, nothing, spacing)
+    name, about = next(iter(rois.about.items()))
+    rng = stage.rng(seed, "realism", host.subject)
+    try:
+        made = place.make(rng, host, rois, params | {"donor": name}).made
+    except MisfitError as reason:
+        raise InputError(f"{name} in sub-{host.subject}: {reason}; try another --seed") from None
+    relative = {m: made.references[m].relative(image) for m, image in made.images.items()}
+    place_ = made.brain, made.ventricles, made.grid.spacing
+    return Tumour(about["donor"], host.subject, relative, made.labels, *place_)
 
 
 @dataclass(frozen=True)
@@ -68,10 +78,6 @@ class Study:
         """Folder of a subject's standardised files."""
         return self.out / "results" / f"sub-{subject}" / "anat"
 
-    def ventricles(self, subject: str) -> Path:
-        """Mask of its lateral ventricles."""
-        return self.anat(subject) / f"sub-{subject}_space-{self.label}_label-ventricles_mask.nii.gz"
-
 
 def prepared(study: Path, data: Path, out: Path, cores: int) -> Study:
     """Run the workflow of a study up to its standardised scans and put all its tumours into a bank.
@@ -85,23 +91,25 @@ def prepared(study: Path, data: Path, out: Path, cores: int) -> Study:
     section["results"] = "results"
     stage.write_text(out / "study.yaml", yaml.safe_dump(section))
     settings = config.validated(section)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory",
-               out, "--configfile", out / "study.yaml", "--replace-workflow-config", "--cores",
-               str(cores), "--until", "standardise_healthy", "standardise_annotated"]  # fmt: skip
+    command = [sys.executable, "-m", "snakemake", "--snakefile", f"{ROOT}/Snakefile",
+               "--directory", f"{out}", "--configfile", f"{out}/study.yaml", "--cores", f"{cores}",
+               "--replace-workflow-config",
+               "--until", "standardise_healthy", "standardise_annotated"]  # fmt: skip
     log = out / "workflow.log"
     with open(log, "w", encoding="utf-8") as handle:
         if subprocess.run(command, stdout=handle, stderr=subprocess.STDOUT, cwd=ROOT).returncode:
-            raise stage.InputError(f"{log}: the workflow failed; its end says why")
+            raise InputError(f"{log}: the workflow failed; its end says why")
     subjects = pd.read_csv(out / "results" / "cohort" / "subjects.tsv", sep="\t", dtype=str)
     hosts, cases = (
         subjects.loc[subjects["cohort"] == cohort, "subject"].tolist()
         for cohort in ("healthy", "annotated")
     )
-    found = Study(out, settings["space"]["label"], settings["modalities"], hosts, cases)
+    label, modalities = settings["space"]["label"], settings["modalities"]
     named = [part for case in cases for part in ("--case", case, "unknown")]
-    bank.main([*named, "--results", str(out / "results"), "--label", found.label,
-               "--modality", *found.modalities, "--out", str(out / "bank")])  # fmt: skip
-    return found
+    bank.main([*named, "--results", f"{out}/results", "--label", label,
+               "--modality", *modalities, "--out", f"{out}/bank"])  # fmt: skip
+    donors = {about["donor"] for about in bank.load(out / "bank", cases).about.values()}
+    return Study(out, label, modalities, hosts, [case for case in cases if case in donors])
 
 
 def real_tumour(study: Study, case: str) -> Tumour:
@@ -114,12 +122,13 @@ def real_tumour(study: Study, case: str) -> Tumour:
         for m in study.modalities
     }
     labels = np.zeros(grid.shape, np.uint8)
-    largest = bank.load(study.out / "bank", [case])[0]
-    labels[tuple(slice(*ends) for ends in record["rois"][0]["box"])] = largest.labels
-    other = (load_on(files["dseg"], grid, labels=True) > 0) & (labels == 0)
-    brain = (load_on(files["brain"], grid, labels=True) > 0) & ~other
-    ventricles = load_on(study.ventricles(case), grid, labels=True) > 0
-    return Tumour(case, case, images, labels, brain, ventricles, grid.spacing)
+    where = tuple(slice(*ends) for ends in record["rois"][0]["box"])
+    labels[where] = bank.load(study.out / "bank", [case]).roi(record["rois"][0]["roi"]).labels
+    annotated, brain, ventricles = (
+        load_on(files[name], grid, labels=True) > 0 for name in ("dseg", "brain", "ventricles")
+    )
+    other = annotated & (labels == 0)
+    return Tumour(case, case, images, labels, brain & ~other, ventricles, grid.spacing)
 
 
 def synthetic_tumour(
@@ -127,11 +136,8 @@ def synthetic_tumour(
 ) -> Tumour:
     """A tumour of a donor in a host; `pair` is (host, donor)."""
     host, donor = pair
-    healthy = place.load_host(host, study.anat(host), study.label, study.modalities)
-    largest = bank.load(study.out / "bank", [donor])[:1]
-    made = synthesise(healthy, largest, params, seed)
-    made.ventricles[:] = load_on(study.ventricles(host), healthy.grid, labels=True) > 0
-    return made
+    healthy = load_host(host, study.anat(host), study.label, study.modalities)
+    return synthesise(healthy, bank.load(study.out / "bank", [donor]), params, seed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import LeaveOneGroupOut
 
-from benchmarks.texture import Mask, Spacing, Tumour, gradient, signed_distance
+from benchmarks.texture import Mask, Spacing, Tumour, gradient
+from tumorfab.roi import signed_distance
 from tumorfab.stage import InputError
 from tumorfab.volume import Image
 
@@ -77,9 +78,7 @@ def patches(tumour: Tumour, rng: np.random.Generator) -> pd.DataFrame:
             row["lesion", f"{modality} mean"] = float(lesion.mean())
             row["lesion", f"{modality} sd"] = float(lesion.std())
         rows.append(row)
-    table = pd.DataFrame(rows)
-    table.columns = pd.MultiIndex.from_tuples(table.columns)
-    return table
+    return pd.DataFrame(rows, columns=pd.MultiIndex.from_tuples(rows[0]))
 
 
 def roughness(image: Image, spacing: Spacing) -> dict[str, Image]:

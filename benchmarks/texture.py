@@ -13,8 +13,8 @@ from scipy import ndimage, stats
 from scipy.spatial import KDTree
 from skimage import feature, measure
 
-from tumorfab.bank import CLASSES
 from tumorfab.metrics import region_masks
+from tumorfab.roi import CLASSES, signed_distance
 from tumorfab.volume import Image, Labels, box
 
 Mask = NDArray[np.bool_]
@@ -64,8 +64,8 @@ def features(tumour: Tumour) -> dict[str, float]:
             measures = first_order(image[inside]) | cooccurrence(image, inside)
             found |= {f"{modality} {name} {key}": number for key, number in measures.items()}
         for region in ("WT", "TC"):
-            value = sharpness(image, regions[region], brain, tumour.spacing)
-            found[f"{modality} {region} sharpness"] = value
+            sharp = sharpness(image, regions[region], brain, tumour.spacing)
+            found[f"{modality} {region} sharpness"] = sharp
     return found
 
 
@@ -116,14 +116,6 @@ def cooccurrence(image: Image, mask: Mask) -> dict[str, float]:
     if not counts.any():
         return nothing
     return {name: float(feature.graycoprops(counts, name)[0, 0]) for name in SECOND_ORDER}
-
-
-def signed_distance(mask: Mask, spacing: Spacing) -> Image:
-    """Distance in mm of voxel centres from the boundary of `mask`, negative inside."""
-    half = float(spacing.mean()) / 2  # distances run between voxel centres, the boundary between
-    outward = ndimage.distance_transform_edt(~mask, sampling=spacing)
-    inward = ndimage.distance_transform_edt(mask, sampling=spacing)
-    return np.where(mask, half - inward, outward - half).astype(np.float32)
 
 
 def gradient(image: Image, spacing: Spacing) -> Image:
