@@ -53,7 +53,7 @@ def patches(tumour: Tumour, rng: np.random.Generator) -> pd.DataFrame:
     # Two voxels: what the measures below reach.
     safe = ndimage.binary_erosion(tumour.brain, iterations=2)
     far = safe & (depth > FAR_MM)
-    edge = safe & (depth <= 0) & (depth > -2)
+    edge = safe & (depth <= 0) & (depth > -tumour.spacing.max())
     if not far.any() or not edge.any():
         raise InputError(
             f"donor {tumour.donor} in {tumour.host}: no boundary, or no tissue {FAR_MM:g} mm away "

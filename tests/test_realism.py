@@ -1,14 +1,19 @@
 """The benchmark of realism: known answers of its measures, and what its classifier can tell."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import toy
 from scipy import ndimage
 
-from benchmarks import cohorts, separability, texture
+from benchmarks import cohorts, realism, separability, texture
 from benchmarks.texture import Tumour
-from tumorfab import stage
+from tumorfab import bank, config, stage
 from tumorfab.stage import InputError
+from tumorfab.volume import load_labels, save
 
 SHAPE = (40, 40, 40)
 SPACING = np.array([2.0, 2.0, 2.0])
@@ -180,3 +185,62 @@ def test_white_noise_inside_lesions_is_found_there_and_not_elsewhere(real):
 def test_a_tumour_without_far_tissue_is_refused():
     with pytest.raises(InputError, match="no tissue 16 mm away"):
         separability.patches(tumour(0, tumour_mm=30.0), stage.rng(0))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The toy cohort, where `realism.prepared` would have put it."""
+    folder = tmp_path_factory.mktemp("realism")
+    hosts, cases = toy.write_cohort(folder / "results")
+    shutil.move(folder / "results" / "bank", folder / "bank")
+    return realism.Study(folder, toy.LABEL, toy.MODALITIES, hosts, cases)
+
+
+def test_variants_are_settings_that_the_schema_knows_and_end_at_its_defaults():
+    found = realism.variants()
+    for params in found.values():
+        known = {key: value for key, value in params.items() if key != "site_mni_mm"}
+        config.validated({"place": known})
+    defaults = config.validated({})["place"]
+    assert list(found.values())[-1] == defaults | {"site_mni_mm": [], "tries": 500}
+
+
+def test_a_real_tumour_is_read_as_the_bank_has_it_and_a_second_one_is_not_tissue(study, tmp_path):
+    shutil.copytree(study.out, tmp_path, dirs_exist_ok=True)
+    study = replace(study, out=tmp_path)
+    path = study.anat("A1") / f"sub-A1_space-{toy.LABEL}_dseg.nii.gz"
+    labels = load_labels(path).data
+    second = np.zeros(labels.shape, bool)
+    second[28:32, 20:24, 16:20] = True
+    assert not labels[second].any()
+    save(path, np.where(second, 3, labels).astype(np.uint8), toy.GRID.affine)
+    bank.bank_case("A1", study.anat("A1"), toy.LABEL, toy.MODALITIES, "CC0", tmp_path / "bank")
+    found = realism.real_tumour(study, "A1")
+    assert np.array_equal(found.labels, labels)
+    assert found.brain[labels > 0].all()
+    assert not found.brain[second].any()
+    about = stage.read_json(tmp_path / "bank" / "sub-A1_rois.json")["rois"][0]["classes"]
+    for value, name in bank.CLASSES.items():
+        inside = found.images["T1w"][labels == value]
+        assert inside.mean() == pytest.approx(about[name]["mean"]["T1w"], abs=0.01)
+
+
+def test_steps_of_the_synthesis_are_made_measured_and_compared(study):
+    variants = {name: realism.variants()[name] for name in ("pasted", "+ mass effect")}
+    real = [realism.measured(realism.real_tumour(study, case), 0) for case in study.cases]
+    pairs = list(zip(study.hosts, study.cases, strict=False))
+    made = {
+        name: [realism.measured(realism.synthetic_tumour(study, p, 0, pair), 0) for pair in pairs]
+        for name, p in variants.items()
+    }
+    assert [(t.host, t.donor) for t in made["pasted"]] == pairs
+    found = realism.compare(real, made, 0)
+    assert set(found["auc"]) == set(variants)
+    for zones in found["auc"].values():
+        for auc in zones.values():
+            assert len(auc["groups"]) == len(pairs)
+            assert 0 <= auc["low"] <= auc["mean"] <= auc["high"] <= 1
+    assert set(found["features"]["variant"]) == set(variants)
+    assert {"T1w ED", "T2w ET"} <= set(found["intensities"].index)
+    page = realism.printed(found)
+    assert page.count("| + mass effect |") == 3  # a row of the AUCs, a column of the two others
