@@ -213,7 +213,7 @@ def printed(found: dict[str, Any]) -> str:
         for variant in variants:
             value = table.loc[table["variant"] == variant, column].reindex(usual.index)
             text = value.map("{:.2f}".format)
-            shown[variant] = text.where(value.abs() <= usual, "**" + text + "**")
+            shown[variant] = text.mask(value.abs() > usual, "**" + text + "**")
         parts += [f"{name}: {column}", _markdown(shown)]
     return "\n\n".join(parts)
 

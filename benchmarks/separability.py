@@ -14,14 +14,13 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import LeaveOneGroupOut
 
-from benchmarks.texture import Mask, Spacing, Tumour, gradient
+from benchmarks.texture import FAR_MM, Mask, Spacing, Tumour, distant, gradient
 from tumorfab.roi import signed_distance
 from tumorfab.stage import InputError
 from tumorfab.volume import Image
 
 PATCHES = 32  # per tumour
 PATCH_MM = 16.0
-FAR_MM = 16.0
 FEWEST = 8  # voxels of a shell in a patch
 SHELLS = {
     "inside 4-8 mm": (-8.0, -4.0),
@@ -50,9 +49,7 @@ def patches(tumour: Tumour, rng: np.random.Generator) -> pd.DataFrame:
     `lesion` holds mean and sd of the tumour's intensities in the patch. What a patch lacks is NaN.
     """
     depth = signed_distance(tumour.labels > 0, tumour.spacing)
-    # Two voxels: what the measures below reach.
-    safe = ndimage.binary_erosion(tumour.brain, iterations=2)
-    far = safe & (depth > FAR_MM)
+    safe, far = ndimage.binary_erosion(tumour.brain, iterations=2), distant(tumour)
     edge = safe & (depth <= 0) & (depth > -tumour.spacing.max())
     if not far.any() or not edge.any():
         raise InputError(

@@ -20,6 +20,7 @@ from tumorfab.volume import Image, Labels, box
 Mask = NDArray[np.bool_]
 Spacing = NDArray[np.float64]
 
+FAR_MM = 16.0
 FEWEST = 20  # voxels; statistics of fewer say nothing
 BIN = 0.25  # width of the histogram's bins for the entropy, in units of the WM-GM distance
 LEVELS = 16  # grey levels of the co-occurrence matrix
@@ -45,13 +46,20 @@ class Tumour:
 
 
 def features(tumour: Tumour) -> dict[str, float]:
-    """All measures of one tumour by name, e.g. `T1w ED skewness` or `TC sphericity`."""
+    """All measures of one tumour by name, e.g. `T1w ED skewness` or `TC sphericity`.
+
+    `far` in the place of a class is the brain away from the tumour: what differs there is not the
+    tumour's doing.
+    """
+    core = region_masks(tumour.labels)["TC"]
+    clear = tumour.ventricles & (tumour.labels == 0)  # a dark core can be taken for a ventricle
+    far = distant(tumour)
     around = box(tumour.labels > 0, margin=3)
     labels, brain = tumour.labels[around], tumour.brain[around]
     regions = region_masks(labels)
     found = {
         "volume, ml": float((labels > 0).sum() * tumour.spacing.prod() / 1000),
-        "to ventricle, mm": distance_to(tumour.labels > 0, tumour.ventricles, tumour.spacing),
+        "core to ventricle, mm": distance_to(core, clear, tumour.spacing),
     }
     for value, name in CLASSES.items():
         found[f"{name} share"] = float((labels == value).sum() / (labels > 0).sum())
@@ -61,12 +69,24 @@ def features(tumour: Tumour) -> dict[str, float]:
         image = whole[around]
         for value, name in CLASSES.items():
             inside = labels == value
-            measures = first_order(image[inside]) | cooccurrence(image, inside)
-            found |= {f"{modality} {name} {key}": number for key, number in measures.items()}
+            found |= _named(f"{modality} {name}", image, inside)
         for region in ("WT", "TC"):
             sharp = sharpness(image, regions[region], brain, tumour.spacing)
             found[f"{modality} {region} sharpness"] = sharp
+        found |= _named(f"{modality} far", whole, far)
     return found
+
+
+def _named(name: str, image: Image, mask: Mask) -> dict[str, float]:
+    measures = first_order(image[mask]) | cooccurrence(image, mask)
+    return {f"{name} {key}": value for key, value in measures.items()}
+
+
+def distant(tumour: Tumour) -> Mask:
+    """The brain at least 16 mm away from the tumour, without the two voxels at its edge, which
+    measures of a neighbourhood reach across."""
+    depth = signed_distance(tumour.labels > 0, tumour.spacing)
+    return ndimage.binary_erosion(tumour.brain, iterations=2) & (depth > FAR_MM)
 
 
 def intensities(tumour: Tumour) -> dict[str, NDArray[np.float64]]:

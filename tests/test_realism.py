@@ -107,7 +107,22 @@ def test_measures_of_one_tumour():
     assert found["ED share"] + found["NCR share"] + found["ET share"] == pytest.approx(1)
     assert found["NCR share"] == pytest.approx((5 / 12) ** 3, rel=0.2)
     assert found["T1w NCR mean"] < found["T1w ED mean"] < found["T1w ET mean"]
-    assert found["to ventricle, mm"] == pytest.approx((38 - 19.5) * 2 - 12, abs=2)
+    assert found["core to ventricle, mm"] == pytest.approx((38 - 19.5) * 2 - 8, abs=2)
+
+
+def test_a_core_that_was_taken_for_a_ventricle_is_not_its_own_distance():
+    whole = tumour(0)
+    mistaken = replace(whole, ventricles=whole.ventricles | (whole.labels == 1))
+    assert texture.features(mistaken) == pytest.approx(texture.features(whole), nan_ok=True)
+
+
+def test_tissue_far_from_the_tumour_does_not_see_it():
+    whole = tumour(0)
+    louder = whole.images["T1w"] + 5 * (RADIUS < 20)
+    found, other = (texture.features(t) for t in (whole, replace(whole, images={"T1w": louder})))
+    assert found["T1w far mean"] == pytest.approx(0.5, abs=0.05)
+    for name in (*texture.FIRST_ORDER, *texture.SECOND_ORDER):
+        assert found[f"T1w far {name}"] == other[f"T1w far {name}"]
 
 
 def test_a_class_that_is_not_there_is_nan_and_has_no_intensities():
