@@ -3,8 +3,9 @@
     python -m benchmarks.realism --data ../shared/data --out FOLDER
 
 prepares the study's scans with its own workflow (kept in `--out`, so that a second run starts
-there), makes one synthetic tumour in each host with each of `variants()`, and writes
-`realism.json`, `features.csv` and `intensities.csv` to `--out`. Tables are printed as Markdown.
+there), makes one synthetic tumour in each host with each of `variants()`, and writes to `--out`:
+`tumours.csv`, the measures of every tumour; `features.csv` and `intensities.csv`, the comparisons;
+`realism.json`, these and the classifier's. Tables are printed as Markdown.
 """
 
 import argparse
@@ -248,6 +249,12 @@ def main() -> None:
     result = compare(real, made, args.seed)
     for name in ("features", "intensities"):
         stage.write_text(out / f"{name}.csv", result[name].to_csv())
+    rows = [
+        {"variant": variant, "donor": t.donor, "host": t.host} | t.features
+        for variant, tumours in {"real": real, **made}.items()
+        for t in tumours
+    ]
+    stage.write_text(out / "tumours.csv", pd.DataFrame(rows).to_csv(index=False))
     stage.write_json(
         out / "realism.json",
         {
