@@ -1,10 +1,10 @@
-# make demo | test | lint | lock: each sets up what it needs.
+# make demo | test | lint | bench | lock: each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint bench lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -14,11 +14,14 @@ test: lint
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
 lint: $(READY)
-	$(BIN)/ruff check tumorfab tests
-	$(BIN)/ruff format --check tumorfab tests
+	$(BIN)/ruff check tumorfab tests benchmarks
+	$(BIN)/ruff format --check tumorfab tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakemake --lint
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.coarse
 
 # The environment of the lock, and nothing else; made again when the lock changes.
 $(READY): requirements.lock pyproject.toml

@@ -199,6 +199,12 @@ def test_a_real_study_is_accepted() -> None:
         ({"healthy": {"brain_weights": "w"}}, "brain_weights: brain registration uses none"),
         ({"place": {"scale": [1.2, 0.8]}}, "place.scale is [1.2, 0.8]: the first must not exceed"),
         ({"preprocess": {"brain_volume_ml": [9, 1]}}, "preprocess.brain_volume_ml is [9, 1]"),
+        ({"place": {"count": [3, 1]}}, "place.count is [3, 1]: the first must not exceed"),
+        ({"place": {"volume_ml": [40, 20]}}, "place.volume_ml is [40, 20]: the first must not"),
+        ({"place": {"volume_ml": [20]}}, "place.volume_ml is [20]: give the least and the most"),
+        ({"place": {"oedema_ratio": [2]}}, "place.oedema_ratio is [2]: give the least and the"),
+        ({"place": {"grow_mm": [1, -1]}}, "place.grow_mm is [1, -1]: the first must not exceed"),
+        ({"place": {"mass_effect": [0.3, 0.1]}}, "place.mass_effect is [0.3, 0.1]: the first"),
     ],
 )
 def test_contradictions_are_named(config: dict[str, Any], expected: str) -> None:

@@ -26,19 +26,20 @@ def results(tmp_path_factory):
     hosts, cases = toy.write_cohort(folder)
     for host in hosts:
         toy.make_samples(folder, folder / f"set/sub-{host}/anat", host, tuple(cases[:2]))
+    toy.make_samples(folder, folder / "free/sub-H1/anat", draws=1, tumour_free=1.0)
     return folder
 
 
-def sidecars(results):
-    return sorted(str(p) for p in results.glob("set/sub-*/anat/*desc-coarse*.json"))
+def sidecars(results, folder="set"):
+    return sorted(str(p) for p in results.glob(f"{folder}/sub-*/anat/*desc-coarse*.json"))
 
 
-def train(results, out, donors=("A1", "A2"), **params):
+def train(results, out, donors=("A1", "A2"), samples=None, **params):
     train_refiner.main(
         ["--results", str(results), "--donor", *donors, "--bank", str(results / "bank"),
-         "--samples", *sidecars(results), "--label", toy.LABEL, "--modality", *toy.MODALITIES,
-         "--seed", "3", "--threads", "1", "--params", json.dumps(PARAMS | params),
-         "--out", str(out)]
+         "--samples", *(samples or sidecars(results)), "--label", toy.LABEL,
+         "--modality", *toy.MODALITIES, "--seed", "3", "--threads", "1",
+         "--params", json.dumps(PARAMS | params), "--out", str(out)]
     )  # fmt: skip
 
 
@@ -105,16 +106,27 @@ def test_a_sample_of_a_foreign_donor_is_refused(results, tmp_path):
     assert not (tmp_path / "refiner.pt").exists()
 
 
+def test_tumour_free_samples_teach_nothing(results, tmp_path):
+    short = {"steps": 3, "encoder_steps": 2}
+    tumours, free = sidecars(results), sidecars(results, "free")
+    train(results, tmp_path / "with", samples=[*free, *tumours], **short)
+    train(results, tmp_path / "without", samples=tumours, **short)
+    one, two = (weights(tmp_path / name / "refiner.pt") for name in ("with", "without"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    with pytest.raises(InputError, match=r"place.tumour_free: no sample has a tumour .* lower it"):
+        train(results, tmp_path / "none", samples=free, **short)
+    assert not (tmp_path / "none/refiner.pt").exists()
+
+
 def test_divergence_is_said(results, tmp_path):
     with pytest.raises(InputError, match=r"diverged at step .* lower refiner.learning_rate"):
         train(results, tmp_path, learning_rate=1e20)
     assert not (tmp_path / "refiner.pt").exists()
 
 
-def run_refine(results, model, modalities=tuple(toy.MODALITIES)):
-    refine.main(
-        ["--refiner", str(model), "--samples", *sidecars(results), "--modality", *modalities]
-    )
+def run_refine(results, model, modalities=tuple(toy.MODALITIES), folder="set"):
+    samples = sidecars(results, folder)
+    refine.main(["--refiner", str(model), "--samples", *samples, "--modality", *modalities])
 
 
 def test_refined_samples_keep_label_and_host(results, trained):
@@ -133,8 +145,19 @@ def test_refined_samples_keep_label_and_host(results, trained):
             np.testing.assert_array_equal(after[away], before[away])
             assert not np.array_equal(after, before)
         record = read_json(f"{refined}.json")
-        assert record["donor"] == read_json(sidecar)["donor"]
+        assert record["donors"] == read_json(sidecar)["donors"]
         assert record["coarse"].endswith(os.path.basename(stem))
+
+
+def test_a_tumour_free_sample_is_left_alone(results, trained):
+    run_refine(results, trained / "refiner.pt", folder="free")
+    (sidecar,) = sidecars(results, "free")
+    stem = sidecar.removesuffix(".json")
+    refined = stem.replace("desc-coarse", "desc-tf")
+    for name in (*toy.MODALITIES, "dseg"):
+        before, after = (load(f"{s}_{name}.nii.gz").data for s in (stem, refined))
+        np.testing.assert_array_equal(after, before)
+    assert read_json(f"{refined}.json")["draw"]["tumour_free"]
 
 
 def test_foreign_models_are_refused(results, trained, tmp_path):

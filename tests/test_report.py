@@ -100,7 +100,7 @@ class Study:
                 self.results
                 / f"fold-0_k-2/sub-H1/anat/sub-H1_space-analysis_desc-coarse{number:03d}"
             )
-            record = {"host": "H1", "donor": "T1", "number": number, "draw": {}, "checks": {}}
+            record = {"host": "H1", "donors": ["T1"], "number": number, "draw": {}, "checks": {}}
             stage.write_json(f"{stem}.json", record)
             save_labels(Path(f"{stem}_dseg.nii.gz"), number)
             for kind in ["coarse", "tf"] if refined else ["coarse"]:
@@ -375,7 +375,7 @@ def test_samples_are_spread_over_the_list(made: Study) -> None:
     html = made.read("index.html")
     # paired Dice; best and worst case; samples; learning curves; refiner
     assert pictures(html) == ["svg", *["png"] * (2 + report.MOST_SAMPLES), "svg", "svg"]
-    numbers = re.findall(r"<figcaption>Host H1, sample (\d+): a tumour of T1", html)
+    numbers = re.findall(r"<figcaption>Host H1, sample (\d+): a tumour from T1", html)
     assert (numbers[0], numbers[-1], len(set(numbers))) == ("0", "9", report.MOST_SAMPLES)
 
 
@@ -402,6 +402,16 @@ def test_a_sample_shows_the_refined_image_when_there_is_one(
         ["host, T1w", "coarse (TF-Aug)", "labels"],
         ["host, T1w", "coarse (TF-Aug)", "refined (TF-GAN)", "labels"],
     ]
+
+
+def test_the_caption_of_a_tumour_free_sample_says_so(study: Study) -> None:
+    study.add_samples(1, refined=False)
+    caption = figures.sample_strip(study.samples[0], study.config)["caption"]
+    assert "a tumour from T1, 0.2 ml" in caption
+    dseg = Path(str(study.samples[0]).replace(".json", "_dseg.nii.gz"))
+    save(dseg, np.zeros(SHAPE, np.uint8), AFFINE)
+    free = figures.sample_strip(study.samples[0], study.config)["caption"]
+    assert free == "Host H1, sample 0: no tumour."
 
 
 def test_the_same_inputs_give_the_same_bytes(made: Study) -> None:

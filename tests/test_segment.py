@@ -6,7 +6,7 @@ import pytest
 import torch
 import toy
 
-from tumorfab import place, segment
+from tumorfab import segment
 from tumorfab.stage import InputError, write_json
 from tumorfab.volume import load_labels
 
@@ -18,13 +18,8 @@ PARAMS = {"steps": 150, "batch": 2, "patch": 24, "channels": 8, "learning_rate":
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("segment")
     toy.write_cohort(folder)
-    place.main(
-        ["--host", "H1", "--anat", str(folder / "sub-H1/anat"), "--bank", str(folder / "bank"),
-         "--donor", "A1", "A2", "--draws", "1", "--label", toy.LABEL, "--modality", *toy.MODALITIES,
-         "--seed", "7", "--out", str(folder / "set"), "--params",
-         json.dumps({"rotation_deg": 30, "scale": [0.9, 1.1], "intensity_jitter": 0.1,
-                     "edge_mm": 4.0, "tries": 50})]
-    )  # fmt: skip
+    toy.make_samples(folder, folder / "set", draws=1)
+    toy.make_samples(folder, folder / "free", draws=1, tumour_free=1.0)
     return folder
 
 
@@ -62,9 +57,19 @@ def test_same_seed_same_weights_and_synthetic_samples_are_used(results, tmp_path
     assert not all(torch.equal(one[k], other[k]) for k in one)
 
 
+def test_a_tumour_free_sample_is_a_case_like_any_other(results, tmp_path):
+    (sidecar,) = (results / "free").glob("*coarse*.json")
+    images = [segment.samples.image(sidecar, m) for m in toy.MODALITIES]
+    case = segment.read_case(images, segment.samples.dseg(sidecar))
+    assert not case.labels.any()
+    short = PARAMS | {"steps": 2, "validate_every": 2}
+    run(results, tmp_path, "--samples", str(sidecar), params=short)
+    assert (tmp_path / "model.pt").exists()
+
+
 def test_a_planted_leak_is_refused(results, tmp_path):
     sidecar = tmp_path / "sub-H1_desc-coarse000.json"
-    write_json(sidecar, {"donor": "A4"})  # A4 is the test case
+    write_json(sidecar, {"donors": ["A1", "A4"]})  # A4 is the test case
     with pytest.raises(InputError, match="donor A4 is not a training case of this run"):
         run(results, tmp_path, "--samples", str(sidecar))
 

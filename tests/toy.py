@@ -92,11 +92,12 @@ def make_samples(
     out: Path,
     host: str = "H1",
     donors: tuple[str, ...] = ("A1", "A2"),
+    draws: int = 2,
     **params: Any,
 ) -> None:
-    """Run the placement stage: two coarse samples of one host, written to `out`."""
+    """Run the placement stage: coarse samples of one host, written to `out`."""
     place.main(
         ["--host", host, "--anat", str(results / f"sub-{host}/anat"), "--donor", *donors,
-         "--bank", str(results / "bank"), "--draws", "2", "--seed", "7", "--label", LABEL,
+         "--bank", str(results / "bank"), "--draws", str(draws), "--seed", "7", "--label", LABEL,
          "--modality", *MODALITIES, "--params", json.dumps(PLACE | params), "--out", str(out)]
     )  # fmt: skip

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tumorfab import fields
-from tumorfab.roi import PARTIAL_MM, Look, Roi, soft
+from tumorfab.roi import PARTIAL_MM, Look, Roi, mixed, soft
 from tumorfab.volume import Image
 
 Mask = NDArray[np.bool_]
@@ -40,8 +40,9 @@ def oedematous(
 ) -> NDArray[np.float32]:
     """`images` with oedema of `density` 0..1 (see `oedema.density`) in them.
 
-    The host's coarse intensities move towards the donor's oedema, and vary around it as the
-    donor's do, in modalities jointly; the host's fine structure and noise stay.
+    The mean becomes that of the donor's oedema. The host's coarse anatomy shows through, weaker
+    where the donor's oedema is more uniform; where it is less so, a smooth random field makes up
+    for it, in modalities jointly. Fine structure and noise stay the host's.
     """
     labelled = density > 0.4
     if not labelled.any():
@@ -53,19 +54,24 @@ def oedematous(
         once = ndimage.uniform_filter(np.asarray(part, np.float32), size.tolist())
         return np.asarray(ndimage.uniform_filter(once, size.tolist()))
 
-    known = tissue & (density < 1.1)
-    around = np.maximum(blurred(known), 1e-3)
-    coarse = np.stack([blurred(np.where(known, image, 0)) / around for image in images])
-    fine = (images - coarse)[:, labelled]
+    around = np.maximum(blurred(tissue), 1e-3)
+    coarse = np.stack([blurred(np.where(tissue, image, 0)) / around for image in images])
+    anatomy = coarse[:, labelled]
+    mean = anatomy.mean(1).astype(np.float32)
     covariance = look["ED"]["covariance"]
-    sd = np.sqrt(np.diag(covariance))
-    lacking = np.sqrt(np.maximum(0, sd**2 - fine.var(1)))
-    correlation = covariance / np.maximum(np.outer(sd, sd), 1e-12)
-    root = _root(correlation)
+    variance = np.diag(covariance)
+    free = np.maximum(0, variance - (images[:, labelled] - anatomy).var(1))
+    kept = np.sqrt(np.minimum(1, free / np.maximum(anatomy.var(1), 1e-9))).astype(np.float32)
+    lacking = np.sqrt(np.maximum(0, free - kept**2 * anatomy.var(1)))
+    correlation = covariance / np.maximum(np.sqrt(np.outer(variance, variance)), 1e-12)
+    root = (lacking[:, None] * _root(correlation)).astype(np.float32)
     smooth = np.stack([fields.noise(rng, density.shape, spacing, KNOTS_MM) for _ in images])
-    varied = np.tensordot(root, smooth, 1) * lacking[:, None, None, None]
-    target = look["ED"]["mean"][:, None, None, None] + varied
-    return np.asarray(images + weight * (target - coarse), np.float32)
+    target = np.tensordot(root, smooth, 1)
+    target += (look["ED"]["mean"] - kept * mean).astype(np.float32)[:, None, None, None]
+    target += (kept - 1)[:, None, None, None] * coarse
+    target *= weight
+    target += images
+    return np.asarray(target, np.float32)
 
 
 def filled(
@@ -81,11 +87,7 @@ def filled(
     here = inside > 0
     dead = soft(necrosis[here], PARTIAL_MM)
     share = {"NCR": dead, "ET": 1 - dead}
-    mean = sum(np.multiply.outer(look[n]["mean"], part) for n, part in share.items())
-    sd = sum(
-        np.multiply.outer(np.sqrt(np.diag(look[n]["covariance"])), part)
-        for n, part in share.items()
-    )
+    mean, sd = mixed(look, share)
     positions = at[:, here]
     # Cubic, since linear interpolation would make the lesion smoother than its surroundings.
     texture = np.stack([fields.interpolated(t, positions, 3) for t in roi.texture.values()])

@@ -5,18 +5,20 @@ read.
 """
 
 import argparse
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tumorfab.contrast import reference
+from tumorfab.contrast import near_tumour, reference
 from tumorfab.roi import CLASSES, Roi, extract
 from tumorfab.stage import InputError, atomic, progress, read_json, run, write_json
-from tumorfab.volume import Box, Grid, load_grid, load_on
+from tumorfab.volume import Box, Grid, first_line, load_grid, load_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,16 +104,20 @@ def _load(path: Path, donor: str, index: int) -> Roi:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             mine = f"{index}/"
-            own = {n.removeprefix(mine): arrays[n] for n in arrays.files if n.startswith(mine)}
+            own = {
+                n.removeprefix(mine): np.ascontiguousarray(arrays[n])
+                for n in arrays.files
+                if n.startswith(mine)
+            }
         shape = {name: own[name].astype(np.float32) for name in ("core", "necrosis", "whole")}
         labels, spacing = own["labels"], own["spacing"]
         look = {
             name: {what: own[f"look/{name}/{what}"] for what in ("mean", "covariance")}
             for name in CLASSES.values()
         }
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(
-            f"{path}: not a readable ROI file ({error}); delete it and run again"
+            f"{path}: not a readable ROI file ({first_line(error)}); delete it and run again"
         ) from None
     texture = {
         name.removeprefix("texture/"): image.astype(np.float32)
@@ -145,11 +151,10 @@ def bank_case(
         raise InputError(
             f"{files['dseg']}: holds no tumour; leave this case out of the training split"
         )
-    wm, gm = (load_on(files[tissue], grid) for tissue in ("WM", "GM"))
+    wm, ventricles = load_on(files["WM"], grid), load_on(files["ventricles"], grid, labels=True) > 0
     images = {m: load_on(str(files["image"]).format(m), grid) for m in modalities}
-    # Tissue near the tumour is infiltrated or displaced: it must not set the reference.
-    exclude = ndimage.distance_transform_edt(labels == 0, sampling=grid.spacing) < 5.0
-    references = {m: reference(image, wm, gm, exclude) for m, image in images.items()}
+    exclude = near_tumour(labels, grid)
+    references = {m: reference(image, wm, ventricles, exclude) for m, image in images.items()}
     found = extract(subject, images, labels, references, grid)
     to_mni = np.array(read_json(files["about"])["mni_from_space"])
     save(out / f"sub-{subject}_rois.npz", [roi for roi, _ in found])

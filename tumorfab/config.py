@@ -11,6 +11,16 @@ from tumorfab.public import DATASETS
 from tumorfab.stage import InputError
 
 SCHEMA = Path(__file__).parent.parent / "workflow" / "schemas" / "config.schema.yaml"
+# Keys that hold the two ends of a range, or nothing where the schema allows that.
+RANGES = (
+    "preprocess.brain_volume_ml",
+    "place.count",
+    "place.volume_ml",
+    "place.scale",
+    "place.grow_mm",
+    "place.mass_effect",
+    "place.oedema_ratio",
+)
 
 
 def validated(config: dict[str, Any]) -> dict[str, Any]:
@@ -74,13 +84,18 @@ def _cross_check(config: dict[str, Any]) -> None:
                     f"config: modalities {', '.join(foreign)}: {cohort}.source {source} has "
                     f"{', '.join(DATASETS[source].modalities)} only"
                 )
-        elif source != "demo" and not section["path"]:
+        elif source not in ("demo", "none") and not section["path"]:
             raise InputError(f"config: {cohort}.path is empty but {cohort}.source is {source!r}")
     healthy = config["healthy"]
     if healthy["brain_weights"] and healthy["brain"] not in ("hd-bet", "synthstrip"):
         raise InputError(
             f"config: healthy.brain_weights: brain {healthy['brain']} uses none; leave it empty, "
             "or set brain to hd-bet or synthstrip"
+        )
+    if healthy["source"] == "none" and config["place"]["patients"] == "none":
+        raise InputError(
+            "config: healthy.source is none and so is place.patients: nobody hosts tumours; "
+            "set place.patients to kept or healed"
         )
     demo = [config[cohort]["source"] == "demo" for cohort in ("healthy", "annotated")]
     if any(demo) and not all(demo):
@@ -107,10 +122,16 @@ def _cross_check(config: dict[str, Any]) -> None:
             f"config: annotated.brain is {config['annotated']['brain']}, but cases in a shared "
             "space are stripped already; set it to none, or annotated.space to native"
         )
-    for key in ("preprocess.brain_volume_ml", "place.scale"):
+    _check_ranges(config)
+
+
+def _check_ranges(config: dict[str, Any]) -> None:
+    for key in RANGES:
         section, name = key.split(".")
-        low, high = config[section][name]
-        if low > high:
+        ends = config[section][name]
+        if len(ends) == 1:
+            raise InputError(f"config: {key} is {ends}: give the least and the most, or nothing")
+        if ends and ends[0] > ends[1]:
             raise InputError(
-                f"config: {key} is [{low}, {high}]: the first must not exceed the second"
+                f"config: {key} is [{ends[0]}, {ends[1]}]: the first must not exceed the second"
             )

@@ -1,17 +1,25 @@
-"""Intensities relative to a brain's own white and grey matter.
+"""Intensities relative to a brain's own white matter and ventricles.
 
 Donor and host were scanned on different machines. Expressed relative to its own tissue, a tumour
-voxel means the same in both brains: 0.5 is white matter, -0.5 is grey matter where the two differ
-(T1w), and the sign follows the modality.
+voxel means the same in both brains: 0 is white matter, and the fluid in the ventricles lies at
+distance 1 from it. Outer CSF would not do: stripping cuts it away or leaves dark rims in it.
+
+Grey and white matter would be the nearer anchors, but their distance is what differs most between
+scanners: in T1w it is a fifth of the distance to CSF in some brains and less than half that in
+others, so that tumours measured by it became brighter or darker than they are anywhere.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from tumorfab.stage import InputError
-from tumorfab.volume import Image
+from tumorfab.volume import Grid, Image, Labels
+
+# Tissue this near (mm) to a tumour is infiltrated or displaced: it must not set the reference.
+NEAR_MM = 5.0
 
 
 @dataclass(frozen=True)
@@ -31,20 +39,31 @@ class Reference:
 
 
 def reference(
-    image: Image, wm: Image, gm: Image, exclude: NDArray[np.bool_] | None = None
+    image: Image,
+    wm: Image,
+    ventricles: NDArray[np.bool_],
+    exclude: NDArray[np.bool_] | None = None,
 ) -> Reference:
     """Reference of one modality of one brain.
 
-    `image`, `wm`, `gm` (posteriors in 0..1) and `exclude` (tumour, left out) are (I, J, K) on one
-    grid. The centre is midway between the medians of white and grey matter. The scale is their
-    distance, or the spread within the tissues where that is larger (FLAIR, where WM and GM nearly
-    meet). The sign of the contrast is kept by the image, not by the scale, which is positive.
-    Raises `InputError` when either tissue is missing.
+    `image`, `wm` (posterior in 0..1), `ventricles` and `exclude` (tumour, left out) are (I, J, K)
+    on one grid. The centre is the median of white matter; the scale its distance from that of the
+    ventricles, or the spread within white matter where that is larger. The sign of the contrast is
+    kept by the image, not by the scale, which is positive. Raises `InputError` when either is
+    missing.
     """
     keep = np.ones(image.shape, bool) if exclude is None else ~exclude
-    values = [image[(tissue > 0.7) & keep] for tissue in (wm, gm)]
-    if min(v.size for v in values) < 20:
-        raise InputError("tissue maps hold no white or no grey matter; check the registration")
-    white, grey = (float(np.median(v)) for v in values)
-    spread = max(float(np.percentile(v, 75) - np.percentile(v, 25)) / 1.349 for v in values)
-    return Reference((white + grey) / 2, max(abs(white - grey), spread, 1e-6))
+    white, fluid = image[(wm > 0.7) & keep], image[ventricles & keep]
+    if min(white.size, fluid.size) < 20:
+        missing = "white matter" if white.size < 20 else "ventricles"
+        raise InputError(f"tissue maps hold no {missing}; check the registration")
+    centre = float(np.median(white))
+    spread = float(np.percentile(white, 75) - np.percentile(white, 25)) / 1.349
+    return Reference(centre, max(abs(centre - float(np.median(fluid))), spread, 1e-6))
+
+
+def near_tumour(labels: Labels, grid: Grid) -> NDArray[np.bool_]:
+    """The tumour and the tissue within `NEAR_MM` of it."""
+    if not labels.any():
+        return np.zeros(labels.shape, bool)
+    return np.asarray(ndimage.distance_transform_edt(labels == 0, sampling=grid.spacing) < NEAR_MM)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tumorfab import shape, sites
 from tumorfab.bank import Bank
-from tumorfab.host import Host
+from tumorfab.host import APART_MM, Host
 from tumorfab.roi import core_mm3
 from tumorfab.shape import Pose
 from tumorfab.stage import InputError
@@ -17,8 +17,6 @@ from tumorfab.stage import InputError
 LEAST_ENHANCING_MM3 = 100.0
 # How much of the core may lie outside the brain, in ventricles (which give way) and in other CSF.
 MOST_OUTSIDE, MOST_IN_VENTRICLES, MOST_IN_CSF = 0.02, 0.1, 0.3
-# Two tumours in one brain are this far apart (mm), edge to edge.
-APART_MM = 15.0
 # Spread (sd of the logarithm) of the oedema's volume around the cohort's.
 OEDEMA_SPREAD = 0.3
 
@@ -187,8 +185,8 @@ def _refuse(
 
 
 def _oedema(rng: np.random.Generator, bank: Bank, core: float, params: dict[str, Any]) -> float:
-    """Volume of oedema in mm^3 for a core of `core` mm^3: the share that a tumour of the cohort
-    has, of about that size rather than another, varied a little."""
+    """Volume of oedema in mm^3 for a core of `core` mm^3: as a tumour of the cohort has, of about
+    that size rather than another, grown like the core's surface and varied a little."""
     if params["oedema"] == "none":
         return 0.0
     if params["oedema_ratio"]:
@@ -198,7 +196,7 @@ def _oedema(rng: np.random.Generator, bank: Bank, core: float, params: dict[str,
     near = np.exp(-0.5 * (np.log(np.maximum(cores, 1) / max(core, 1)) / 0.7) ** 2) + 1e-6
     chosen = rng.choice(len(cores), p=near / near.sum())
     varied = np.exp(rng.normal(0, OEDEMA_SPREAD))
-    return float(around[chosen] / max(cores[chosen], 1) * core * varied)
+    return float(around[chosen] * (core / max(cores[chosen], 1)) ** (2 / 3) * varied)
 
 
 def check(bank: Bank, params: dict[str, Any]) -> None:

@@ -182,8 +182,9 @@ def sample_strip(sidecar: Path, config: dict[str, Any]) -> dict[str, str]:
     tiles.append(Tile("labels", tiles[-1].image, labels))
     view = View.through(labels > 0, healthy != 0, grid.affine)
     volume = (labels > 0).sum() * grid.voxel_volume / 1000
-    donors = " and ".join(record["donors"]) or "nobody"
-    caption = f"Host {host}, sample {record['number']}: a tumour from {donors}, {volume:.1f} ml."
+    what = f"a tumour from {' and '.join(record['donors'])}, {volume:.1f} ml"
+    what = what if labels.any() else "no tumour"
+    caption = f"Host {host}, sample {record['number']}: {what}."
     return {"picture": strip(tiles, view), "caption": caption}
 
 

@@ -1,6 +1,7 @@
 """A brain that receives tumours: its images and all that placement must know of it."""
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tumorfab import bank, mass_effect
+from tumorfab import bank, mass_effect, patient
 from tumorfab.anatomy import Plane
-from tumorfab.contrast import Reference, reference
+from tumorfab.contrast import Reference, near_tumour, reference
 from tumorfab.stage import InputError, read_json
 from tumorfab.volume import Grid, Image, Labels, load_grid, load_on
 
 Mask = NDArray[np.bool_]
+
+# A second tumour begins at least this far (mm) from the first.
+APART_MM = 15.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,9 +26,11 @@ class Host:
     """A brain on the analysis grid; all arrays (I, J, K).
 
     `csf` and `wm` are tissue shares in 0..1, `to_mni` (4, 4) takes RAS+ mm to MNI152, `labels` are
-    the tumours that it has already (0, 1 NCR, 2 ED, 3 ET), `changed` the voxels that are no longer
+    the tumours that it has already (0, 1 NCR, 2 ED, 3 ET), `room` is where others may begin,
+    `changed` the voxels that are no longer
     the healthy scan's, `jacobian` the smallest one of any displacement so far and `moved_mm` the
-    largest displacement. `sites` keeps what `draw.host_sites` has found.
+    largest displacement. `falx` is on blocks (see `mass_effect.falx`); `sites` keeps what
+    `draw.host_sites` has found.
     """
 
     subject: str
@@ -35,7 +41,9 @@ class Host:
     wm: Image
     ventricles: Mask
     labels: Labels
+    room: Mask
     plane: Plane
+    falx: Mask
     to_mni: NDArray[np.float64]
     grid: Grid
     changed: Mask = field(repr=False)
@@ -44,40 +52,90 @@ class Host:
     sites: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def falx(self) -> Mask:
-        """See `mass_effect.falx`."""
-        return mass_effect.falx(self.brain, self.grid, self.plane)
-
-    @cached_property
     def tissue(self) -> Mask:
         """Where a tumour may begin."""
-        return self.brain & (self.csf < 0.5) & ~self.ventricles & (self.labels == 0)
+        return self.room & (self.csf < 0.5) & ~self.ventricles & (self.labels == 0)
+
+    def copy(self) -> "Host":
+        """A host whose arrays can be changed without changing this one's."""
+        return replace(
+            self,
+            images={m: image.copy() for m, image in self.images.items()},
+            **{name: getattr(self, name).copy() for name in ("csf", "wm", "ventricles")},
+            **{name: getattr(self, name).copy() for name in ("labels", "changed")},
+        )
 
 
 def load_host(subject: str, anat: Path, label: str, modalities: list[str]) -> Host:
     """Read a standardised healthy subject. Raises `InputError` for a missing or unfit file."""
+    return _load(subject, bank.case_files(anat, subject, label), modalities)[0]
+
+
+def load_patient(subject: str, anat: Path, label: str, modalities: list[str], way: str) -> Host:
+    """Read a standardised training case as a host. `way` healed: the healthy side, mirrored, takes
+    the tumour's place; kept: the tumour stays, and others begin in the other hemisphere. A patient
+    who cannot be healed is kept, and the reason printed. Raises `InputError` as `load_host` does.
+    """
     files = bank.case_files(anat, subject, label)
+    labels = np.ascontiguousarray(load_on(files["dseg"], load_grid(files["brain"]), labels=True))
+    host, tissues = _load(subject, files, modalities, labels)
+    if way == "healed":
+        try:
+            found = patient.healed(
+                host.images, tissues, host.ventricles, host.brain, labels, host.plane, host.grid
+            )
+            return replace(
+                host,
+                images=found.images,
+                csf=found.tissues["CSF"],
+                wm=found.tissues["WM"],
+                ventricles=found.ventricles,
+            )
+        except ValueError as reason:
+            print(f"sub-{subject}: kept as it is: {reason}", file=sys.stderr, flush=True)
+    room = patient.room(labels, host.brain, host.plane, host.grid, APART_MM)
+    return replace(host, labels=labels, room=room)
+
+
+def _load(
+    subject: str, files: dict[str, Path], modalities: list[str], labels: Labels | None = None
+) -> tuple[Host, dict[str, Image]]:
+    """The host as if it had no tumour, and its tissue maps; tissue near `labels`, infiltrated or
+    displaced, sets no reference."""
     grid = load_grid(files["brain"])
-    wm, gm, csf = (load_on(files[t], grid) for t in ("WM", "GM", "CSF"))
-    images = {m: load_on(str(files["image"]).format(m), grid) for m in modalities}
+
+    def read(path: Path | str, labels: bool = False) -> NDArray:
+        # Files hold I fastest; everything here works fastest with K so.
+        return np.ascontiguousarray(load_on(path, grid, labels))
+
+    tissues = {t: read(files[t]) for t in ("CSF", "GM", "WM")}
+    ventricles = read(files["ventricles"], labels=True) > 0
+    brain = read(files["brain"], labels=True) > 0
+    images = {m: read(str(files["image"]).format(m)) for m in modalities}
+    near = None if labels is None else near_tumour(labels, grid)
     try:
-        references = {m: reference(image, wm, gm) for m, image in images.items()}
+        references = {
+            m: reference(image, tissues["WM"], ventricles, near) for m, image in images.items()
+        }
     except InputError as error:
         raise InputError(f"sub-{subject}: {error}") from None
     about = read_json(files["about"])
-    plane = about["midsagittal_plane"]
-    brain = load_on(files["brain"], grid, labels=True) > 0
-    return Host(
+    found = about["midsagittal_plane"]
+    plane = Plane(tuple(found["point_mm"]), tuple(found["normal"]))
+    host = Host(
         subject,
         images,
         references,
         brain,
-        csf,
-        wm,
-        load_on(files["ventricles"], grid, labels=True) > 0,
+        tissues["CSF"],
+        tissues["WM"],
+        ventricles,
         np.zeros(grid.shape, np.uint8),
-        Plane(tuple(plane["point_mm"]), tuple(plane["normal"])),
+        brain,
+        plane,
+        mass_effect.falx(brain, grid, plane),
         np.array(about["mni_from_space"]),
         grid,
         np.zeros(grid.shape, bool),
     )
+    return host, tissues

@@ -39,7 +39,7 @@ def fingerprint(params: dict[str, Any]) -> str:
     left out: its scans are another rule's output.
     """
     seen: list[str] = [_digest(params["split"]["file"])]
-    for cohort in _COHORTS:
+    for cohort in _cohorts(params):
         section = params[cohort]
         if section["source"] == "demo":
             continue
@@ -69,6 +69,11 @@ def _stamp(path: str) -> str:
     except OSError:
         return f"{path} absent"
     return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def _cohorts(params: dict[str, Any]) -> list[str]:
+    """The cohorts that the study has: hosts may be the patients alone."""
+    return [cohort for cohort in _COHORTS if params[cohort]["source"] != "none"]
 
 
 def _wanted(cohort: str, params: dict[str, Any]) -> list[str]:
@@ -165,7 +170,7 @@ def collect(params: dict[str, Any]) -> tuple[list[Case], list[str]]:
     """All subjects as found, and the problems of a cohort as a whole."""
     cases: list[Case] = []
     problems = []
-    for cohort in _COHORTS:
+    for cohort in _cohorts(params):
         try:
             cases += find(cohort, params[cohort], _wanted(cohort, params))
         except InputError as error:
@@ -242,7 +247,7 @@ def ingest(params: dict[str, Any], threads: int) -> tuple[pd.DataFrame, pd.DataF
     bad = [case for case in cases if case.problems]
     skip = params["ingest"]["on_error"] == "skip"
     hosts = [case for case in cases if case.cohort == "healthy" and not case.problems]
-    if skip and not hosts:
+    if skip and not hosts and "healthy" in _cohorts(params):
         problems.append("healthy cohort: no usable subject is left; mend the scans or add some")
     if problems or (bad and not skip):
         problems += [problem for case in bad for problem in case.problems]

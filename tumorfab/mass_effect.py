@@ -30,12 +30,13 @@ REACH_MM = 40.0
 # little (Poisson's ratio 0.4: fluid leaves it slowly); CSF gives way and flows off.
 SHEAR = {"tissue": 1.0, "csf": 0.05}
 LAME = {"tissue": 4.0, "csf": 0.02}
-# The force is that of a density smoothed by this much (sd in mm).
-SOFT_MM = 4.0
+# The force is that of a density smoothed by this share of the tumour's radius (sd): all of it
+# pushes, not its skin alone, which would tear itself apart.
+SOFT = 0.4
 # The falx reaches this deep (mm) between the hemispheres.
 FALX_DEPTH_MM = 35.0
-# A displacement below this share of a voxel is none: the voxel stays the host's.
-LEAST_VOXELS = 0.25
+# Displacements are shortened by this much (mm), so that voxels far away stay the host's.
+LEAST_MM = 0.4
 ITERATIONS, TOLERANCE = 150, 3e-3
 
 
@@ -112,18 +113,17 @@ def displace(
     density = np.zeros(inside.shape, np.float32)
     density[within(at, where)] = tumour
     density = block_means(density, step)
-    unit = solve(ndimage.gaussian_filter(density, SOFT_MM / spacing), fluid, free, spacing)
-
     radius = (3 * np.count_nonzero(tumour) * grid.voxel_volume / (4 * np.pi)) ** (1 / 3)
+    density = ndimage.gaussian_filter(density, SOFT * radius / spacing)
+    unit = solve(density, fluid, free, spacing)
     peak = float(np.sqrt((unit**2).sum(0)).max())
     if peak == 0 or share == 0:
         return None
     coarse, smallest = fields.unfolded(unit * np.float32(share * radius / peak), spacing)
-    per_voxel = coarse / grid.spacing.astype(np.float32)[:, None, None, None]
     shape = inside.shape
-    field = np.stack([fields.upsampled(part, step, shape) for part in per_voxel])
-    size = np.sqrt((field**2).sum(0))
-    moving = inside & (size > LEAST_VOXELS)
+    field = np.stack([fields.upsampled(part, step, shape) for part in coarse])
+    size = np.sqrt(np.einsum("i...,i...", field, field))
+    moving = inside & (size > LEAST_MM)
     if not moving.any():
         return None
     tight = box(moving)
@@ -131,10 +131,10 @@ def displace(
         slice(w.start + t.start, w.start + t.stop) for w, t in zip(where, tight, strict=True)
     )
     moving, field, size = moving[tight], field[(slice(None), *tight)], size[tight]
-    fading = 1 - LEAST_VOXELS / size[moving]
+    shorter = (1 - LEAST_MM / size[moving]) / grid.spacing.astype(np.float32)[:, None]
     start = np.array([w.start for w in where], np.float32)[:, None]
-    source = np.argwhere(moving).T.astype(np.float32) + start - field[:, moving] * fading
-    largest = float(np.sqrt((coarse**2).sum(0)).max())
+    source = np.argwhere(moving).T.astype(np.float32) + start - field[:, moving] * shorter
+    largest = float(size.max()) - LEAST_MM
     return Displacement(where, moving, source, largest, smallest)
 
 

@@ -60,8 +60,8 @@ def spread(
     cost = np.where((shut < 0.5) & (fluid < CLOSED), 1 / speed, -1.0)
     cost[seeds] = 1e-6
     wanted = volume_mm3 / float(np.prod(mm))
-    # The front stops soon after it has what it needs: a quarter more, for the soft edge.
-    coverage = min(1.0, (1.25 * wanted + np.count_nonzero(seeds) + 27) / cost.size)
+    # The front stops when it has twice what it needs: interpolation to voxels sees beyond the edge.
+    coverage = min(1.0, (2 * wanted + np.count_nonzero(seeds) + 27) / cost.size)
     front = MCP_Geometric(cost, sampling=tuple(mm))
     times, _ = front.find_costs(np.argwhere(seeds), max_coverage=coverage)
     reached = np.sort(times[np.isfinite(times) & ~seeds])
@@ -70,8 +70,12 @@ def spread(
     edge = float(reached[min(int(wanted), reached.size) - 1])
     # What was not reached lies behind the edge, how far nobody knows: far enough to be nothing.
     finite = np.where(np.isfinite(times), times, 3 * edge + 4 * mm.max())
-    arrival = _linear(finite.astype(np.float32), step, core.shape)
-    return Spread(np.where(core, 0, arrival).astype(np.float32), edge)
+    arrival = np.where(core, 0, _linear(finite.astype(np.float32), step, core.shape))
+    # Interpolation moves the front a little: the edge is where the volume is reached for good.
+    room = arrival[~core & ~closed & (csf < CLOSED)]
+    count = min(int(volume_mm3 / np.prod(spacing)), room.size)
+    edge = min(float(np.partition(room, count - 1)[count - 1]), float(reached[-1])) if count else 0
+    return Spread(arrival.astype(np.float32), edge)
 
 
 def density(found: Spread, csf: Image, closed: Mask, width_mm: float, fade: float) -> Image:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from tumorfab import (
 )
 from tumorfab.bank import Bank
 from tumorfab.draw import Draw, MisfitError, check, sample
-from tumorfab.host import Host, load_host
+from tumorfab.host import Host, load_host, load_patient
+from tumorfab.stage import InputError
 from tumorfab.tumour import grow
 from tumorfab.volume import lattice, save
 
@@ -67,7 +68,7 @@ def make(rng: np.random.Generator, host: Host, rois: Bank, params: dict[str, Any
 def apply(host: Host, rois: Bank, draw: Draw, params: dict[str, Any]) -> Host:
     """The host with the drawn tumours in it. Deterministic; the host itself is not changed. Raises
     `MisfitError` where a tumour has no room."""
-    made = replace(host, changed=host.changed.copy(), sites={})
+    made = host.copy()
     for tumour in draw.tumours:
         made = grow(made, rois, tumour, params, draw.tumour_free)
     return made
@@ -75,22 +76,23 @@ def apply(host: Host, rois: Bank, draw: Draw, params: dict[str, Any]) -> Host:
 
 def checks(host: Host, made: Host, draw: Draw) -> dict[str, bool]:
     """What must hold for every sample, by name. `host` is what it was made from."""
-    labels, still = made.labels, ~made.changed
-    own = labels[host.labels == 0] if host.labels.any() else labels
-    core = np.isin(own, (1, 3)).any()
+    still, own = ~made.changed, made.labels.copy()
+    own[host.labels > 0] = 0  # tumours that the host had are not judged
+    tumour = own > 0
     found = {
-        "label holds a core, or nothing where no tumour was wanted": core != draw.tumour_free,
-        "label lies in the brain": not labels[~made.brain].any(),
-        "no tumour in a ventricle": not labels[made.ventricles].any() or bool(host.labels.any()),
+        "label holds a core, or nothing where no tumour was wanted": (
+            bool((tumour & (own != 2)).any()) != draw.tumour_free
+        ),
+        "label lies in the brain": not (tumour & ~made.brain).any(),
+        "no tumour in a ventricle": not (tumour & made.ventricles).any(),
         "nothing folds": made.jacobian > 0,
-        "untouched voxels are the host's": all(
-            np.array_equal(made.images[m][still], host.images[m][still]) for m in host.images
+        "untouched voxels are the host's": not any(
+            (still & (made.images[m] != host.images[m])).any() for m in host.images
         ),
         "intensities can be stored": all(
-            bool(np.isfinite(x).all()) and lattice(x) == lattice(host.images[m])
-            for m, x in made.images.items()
+            lattice(x) == lattice(host.images[m]) for m, x in made.images.items()
         ),
-        "background stays 0": all(not x[~made.brain].any() for x in made.images.values()),
+        "background stays 0": not any((~made.brain & (x != 0)).any() for x in made.images.values()),
     }
     return {name: bool(ok) for name, ok in found.items()}
 
@@ -101,7 +103,12 @@ def _checksum(path: Path) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tumorfab place", description=__doc__.splitlines()[0])
-    parser.add_argument("--host", required=True, help="healthy subject")
+    parser.add_argument(
+        "--host", required=True, help="healthy subject, or a training case (--patient)"
+    )
+    parser.add_argument(
+        "--patient", choices=["kept", "healed"], help="it is a training case: what of its tumour"
+    )
     parser.add_argument(
         "--anat", type=Path, required=True, help="its folder of standardised volumes"
     )
@@ -124,7 +131,10 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage: all samples of one host in one process."""
     args = _parser().parse_args(argv)
-    host = load_host(args.host, args.anat, args.label, args.modality)
+    where = args.host, args.anat, args.label, args.modality
+    host = load_patient(*where, args.patient) if args.patient else load_host(*where)
+    if args.patient and args.host not in args.donor:
+        raise InputError(f"--host: {args.host} is a patient but no training case of this run")
     rois = bank.load(args.bank, args.donor)
     # Nothing of a single sample: what the config asks of all of them.
     params = {"donor": "", "site_mni_mm": [], **args.params}
@@ -133,6 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     asked = wishes.read(table) if table else {}
     known = {
         "host": args.host,
+        "host_tumour": ("kept" if host.labels.any() else "healed") if args.patient else "none",
         "seed": args.seed,
         "reference": {m: [r.centre, r.scale] for m, r in host.references.items()},
         "inputs_sha256": _inputs(args),
@@ -143,9 +154,9 @@ def main(argv: list[str] | None = None) -> None:
         sidecar = args.out / f"sub-{args.host}_space-{args.label}_desc-coarse{number:03d}.json"
         wish = asked.get((args.host, number), {})
         found, used, refused = _settled(args, number, host, rois, params, wish)
-        donors = sorted(
-            {rois.about[r]["donor"] for t in found.draw.tumours for r in (t.roi, t.partner)}
-        )
+        used_rois = {r for t in found.draw.tumours for r in (t.roi, t.partner)}
+        own = {args.host} if args.patient else set()
+        donors = sorted({rois.about[r]["donor"] for r in used_rois} | own)
         for modality, image in found.made.images.items():
             save(samples.image(sidecar, modality), image, host.grid.affine)
         save(samples.dseg(sidecar), found.made.labels, host.grid.affine)

@@ -107,6 +107,8 @@ def analysed(
     for value, name in CLASSES.items():
         values = stacked[:, labels == value]
         values = values if values.shape[1] >= FEW else common
+        if name == "ED":
+            values = _trimmed(values)
         covariance = np.atleast_2d(np.cov(values)) if values.shape[1] > 1 else np.eye(len(values))
         look[name] = {"mean": values.mean(1), "covariance": covariance}
     share = shares(signed["core"], signed["necrosis"], PARTIAL_MM)
@@ -117,6 +119,14 @@ def analysed(
         m: part[mirrored].astype(np.float32) for m, part in zip(images, texture, strict=True)
     }
     return Roi(donor, index, labels, **signed, texture=texture, look=look, spacing=spacing)
+
+
+def _trimmed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values (M, N) without the tenth that is most extreme in any modality: annotators draw oedema
+    across sulci and vessels, which are not it."""
+    low, high = np.percentile(values, (5, 95), axis=1, keepdims=True)
+    kept = ((values >= low) & (values <= high)).all(0)
+    return values[:, kept] if np.count_nonzero(kept) >= FEW else values
 
 
 def signed_distance(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> Image:
@@ -146,12 +156,11 @@ def soft(distance: Image, width_mm: float) -> Image:
 
 def mixed(look: Look, share: dict[str, Image]) -> tuple[NDArray, NDArray]:
     """Mean and standard deviation (M, ...) of voxels that hold `share` of each class."""
-    mean = sum(np.multiply.outer(look[n]["mean"], part) for n, part in share.items())
-    sd = sum(
-        np.multiply.outer(np.sqrt(np.diag(look[n]["covariance"])), part)
-        for n, part in share.items()
-    )
-    return np.asarray(mean), np.maximum(np.asarray(sd), 1e-3)
+    parts = np.stack([np.asarray(part, np.float32) for part in share.values()])
+    means = np.stack([look[name]["mean"] for name in share], 1).astype(np.float32)
+    sds = np.stack([np.sqrt(np.diag(look[name]["covariance"])) for name in share], 1)
+    sd = np.tensordot(sds.astype(np.float32), parts, 1)
+    return np.tensordot(means, parts, 1), np.maximum(sd, np.float32(1e-3))
 
 
 def _mirrored(core: NDArray[np.bool_], spacing: NDArray[np.float64]) -> tuple[NDArray, ...]:

@@ -41,13 +41,12 @@ class Pose:
 
 @dataclass(frozen=True, eq=False)
 class Cast:
-    """A shape in the host: signed distances (mm) of core, necrosis and whole tumour in the box
-    `where`, and `at` (3, ...), the position in the ROI's voxels that each voxel there shows."""
+    """A shape in the host: signed distances (mm) of core and necrosis in the box `where`, and `at`
+    (3, ...), the position in the ROI's voxels that each voxel there shows."""
 
     where: Box
     core: Image
     necrosis: Image
-    whole: Image
     at: NDArray[np.float32]
 
 
@@ -88,25 +87,28 @@ def cast(grid: Grid, roi: Roi, partner: Roi, pose: Pose) -> Cast | None:
     in_roi = np.tensordot(np.linalg.inv(matrix), offset, 1).astype(np.float32)
 
     own = _at(roi, in_roi)
-    core, necrosis, whole = (_sampled(d, own, roi.spacing) for d in _distances(roi))
+    core, necrosis = (_sampled(d, own, roi.spacing) for d in (roi.core, roi.necrosis))
     if pose.partner_share:
         # Of equal volume, so that the share decides on form alone.
-        ratio = (_core_mm3(partner) / _core_mm3(roi)) ** (1 / 3)
-        other = _at(partner, in_roi * np.float32(ratio))
-        mixed = [
-            (1 - pose.partner_share) * mine
-            + pose.partner_share * _sampled(theirs, other, partner.spacing) / np.float32(ratio)
-            for mine, theirs in zip((core, necrosis, whole), _distances(partner), strict=True)
-        ]
-        core, necrosis, whole = mixed
-    # Distances shrink and stretch with the ROI; a mean factor serves all directions.
-    stretch = np.float32(np.prod(pose.scale) ** (1 / 3))
-    grow = np.float32(pose.grow_mm)
-    return Cast(where, core * stretch - grow, necrosis * stretch, whole * stretch - grow, own)
+        ratio = np.float32((_core_mm3(partner) / _core_mm3(roi)) ** (1 / 3))
+        other = _at(partner, in_roi * ratio)
+        share = np.float32(pose.partner_share)
+        core = (1 - share) * core + share / ratio * _sampled(partner.core, other, partner.spacing)
+        necrosis = (1 - share) * necrosis + share / ratio * _sampled(
+            partner.necrosis, other, partner.spacing
+        )
+    stretch = _stretch(pose)
+    return Cast(where, core * stretch - np.float32(pose.grow_mm), necrosis * stretch, own)
 
 
-def _distances(roi: Roi) -> tuple[Image, Image, Image]:
-    return roi.core, roi.necrosis, roi.whole
+def whole(roi: Roi, cast: Cast, pose: Pose) -> Image:
+    """Signed distance (mm) of the ROI's whole tumour, where its core was cast; of no partner."""
+    return _sampled(roi.whole, cast.at, roi.spacing) * _stretch(pose) - np.float32(pose.grow_mm)
+
+
+def _stretch(pose: Pose) -> np.float32:
+    """By how much distances grow with the ROI: a mean factor serves all directions."""
+    return np.float32(np.prod(pose.scale) ** (1 / 3))
 
 
 def _core_mm3(roi: Roi) -> float:

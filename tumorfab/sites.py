@@ -46,12 +46,13 @@ def region(mni_mm: NDArray[np.float64]) -> NDArray[np.str_]:
 def frequency(
     points: NDArray[np.float64], lesions: list[dict[str, Any]], plane: Plane
 ) -> NDArray[np.float64]:
-    """How often the cohort has a tumour near each of (N, 3) points, up to a factor: a Gaussian at
-    every lesion, as wide as the lesion and `SPREAD_MM`, and at its mirror image."""
+    """How often the cohort has a tumour near each of (N, 3) points, up to a factor: at every lesion
+    and at its mirror image a Gaussian with the variance of a ball of its core blurred by
+    `SPREAD_MM`."""
     total = np.zeros(len(points))
     for lesion in lesions:
         radius = (3 * core_mm3(lesion) / (4 * np.pi)) ** (1 / 3)
-        variance = SPREAD_MM**2 + radius**2
+        variance = SPREAD_MM**2 + radius**2 / 5
         place = np.array(lesion["centre_mm"])[None]
         for centre in (place, plane.mirrored(place)):
             apart = ((points - centre) ** 2).sum(1)

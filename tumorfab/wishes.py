@@ -11,6 +11,7 @@ import pandas as pd
 
 from tumorfab.sites import LANDMARKS
 from tumorfab.stage import InputError
+from tumorfab.volume import first_line
 
 Wishes = dict[tuple[str, int], dict[str, Any]]
 
@@ -40,7 +41,10 @@ def read(path: Path | str) -> Wishes:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; place.table names it") from None
     except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable CSV file ({error}); write it again") from None
+        why = first_line(error)
+        raise InputError(f"{path}: not a readable CSV file ({why}); write it again") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for names
+        raise InputError(f"{path}: rows have more cells than there are columns; write it again")
     unknown = [c for c in table.columns if c not in COLUMNS]
     missing = [c for c in ("host", "number") if c not in table.columns]
     if unknown or missing:
@@ -53,6 +57,8 @@ def read(path: Path | str) -> Wishes:
             key = asked.pop("host"), int(asked.pop("number"))
         except (KeyError, ValueError):
             raise InputError(f"{path}: line {line}: host and number are needed") from None
+        if key[1] < 0:
+            raise InputError(f"{path}: line {line}: number is {key[1]}; samples count from 0")
         if key in wishes:
             raise InputError(f"{path}: line {line}: asks again for sample {key[1]} of {key[0]}")
         try:
@@ -86,5 +92,7 @@ def overrides(asked: dict[str, str]) -> dict[str, Any]:
         found["site_mni_mm"] = site
     if "count" in numbers:
         count = numbers.pop("count")
+        if count != int(count):
+            raise ValueError(f"count is {asked['count']}, not a whole number")
         found["count"] = [int(count), int(count)]
     return found | {column: [value, value] for column, value in numbers.items()}

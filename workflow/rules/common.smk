@@ -19,11 +19,16 @@ R = config["results"]
 S = config["space"]["label"]
 MODALITIES = config["modalities"]
 TISSUES = ["CSF", "GM", "WM"]
-HOSTS = subjects.index[subjects.role == "host"].tolist()
+HEALTHY = subjects.index[subjects.role == "host"].tolist()
 TRAIN, VALIDATION, TEST = (
     subjects.index[subjects.role == role].tolist()
     for role in ("train", "validation", "test")
 )
+# Patients who train in every set of cases: none may host samples of a set that it is not in.
+PATIENTS = (
+    TRAIN[: min(config["study"]["k"])] if config["place"]["patients"] != "none" else []
+)
+HOSTS = HEALTHY + PATIENTS
 SHARED = config["annotated"]["space"] == "shared"
 ANNOTATED = TRAIN + VALIDATION + TEST
 DRAWS = plan.draws_per_host(config, len(HOSTS))

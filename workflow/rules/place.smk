@@ -32,6 +32,9 @@ rule place:
     input:
         host=images("{subject}"),
         about=about("{subject}"),
+        tumour=lambda wildcards: (
+            case(wildcards.subject)[-1] if wildcards.subject in PATIENTS else []
+        ),
         table=config["place"]["table"] or [],
         bank=lambda wildcards: [
             f"{R}/bank/sub-{donor}_rois.{kind}"
@@ -65,12 +68,17 @@ rule place:
         seed=config["seed"],
         draws=DRAWS,
         donors=lambda wildcards: TRAIN[: int(wildcards.k)],
+        patient=lambda wildcards: (
+            f"--patient {config['place']['patients']}"
+            if wildcards.subject in PATIENTS
+            else ""
+        ),
         licence=lambda wildcards: subjects.licence[wildcards.subject],
         anat=lambda wildcards, input: str(Path(input.host[0]).parent),
         bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
         out=lambda wildcards, output: str(Path(output[0]).parent),
     shell:
-        "python -m tumorfab.place --host {wildcards.subject} --anat {params.anat}"
+        "python -m tumorfab.place --host {wildcards.subject} {params.patient} --anat {params.anat}"
         " --bank {params.bank} --donor {params.donors} --draws {params.draws}"
         " --label {params.label} --modality {params.modalities} --seed {params.seed}"
         " --licence {params.licence:q} --params {params.section:q} --out {params.out} > {log} 2>&1"

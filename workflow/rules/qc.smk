@@ -1,5 +1,5 @@
 # Quality of preprocessing: a picture per subject, then one table and page of all.
-SUBJECTS = HOSTS + ANNOTATED
+SUBJECTS = HEALTHY + ANNOTATED
 
 
 # One rule per shard: loading matplotlib costs more than a picture.
