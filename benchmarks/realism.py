@@ -28,13 +28,18 @@ from tumorfab import bank, config, place, stage
 from tumorfab.bank import Bank
 from tumorfab.contrast import Reference
 from tumorfab.draw import MisfitError
-from tumorfab.host import Host, load_host
+from tumorfab.host import Host, load_host, load_patient
 from tumorfab.stage import InputError
 from tumorfab.stats import bootstrap
 from tumorfab.volume import load_grid, load_on
 
 ROOT = Path(__file__).parent.parent
 STUDY = ROOT / "config" / "ixi_brats_t1_2mm.yaml"
+PATIENTS = {
+    "healthy": {"source": "none"},
+    "place": {"patients": "healed"},
+    "modalities": ["T1w", "T1c", "T2w", "FLAIR"],
+}
 
 
 def variants() -> dict[str, dict[str, Any]]:
@@ -74,22 +79,24 @@ class Study:
     modalities: list[str]
     hosts: list[str]
     cases: list[str]
+    patients: bool  # the hosts are the cases, healed
 
     def anat(self, subject: str) -> Path:
         """Folder of a subject's standardised files."""
         return self.out / "results" / f"sub-{subject}" / "anat"
 
 
-def prepared(study: Path, data: Path, out: Path, cores: int) -> Study:
+def prepared(study: Path, data: Path, out: Path, patients: bool, cores: int) -> Study:
     """Run the workflow of a study up to its standardised scans and put all its tumours into a bank.
 
-    The folders that the study names are looked for in `data`. Raises `InputError` when the
-    workflow fails.
+    The folders that the study names are looked for in `data`. With `patients` the annotated cases
+    are the hosts, too. Raises `InputError` when the workflow fails.
     """
-    section = yaml.safe_load(study.read_text(encoding="utf-8"))
-    for cohort in ("healthy", "annotated"):
-        section[cohort]["path"] = str((data / Path(section[cohort]["path"]).name).resolve())
-    section["results"] = "results"
+    section = yaml.safe_load(study.read_text(encoding="utf-8")) | {"results": "results"}
+    section |= PATIENTS if patients else {}
+    for cohort in (section["healthy"], section["annotated"]):
+        if "path" in cohort:
+            cohort["path"] = str((data / Path(cohort["path"]).name).resolve())
     stage.write_text(out / "study.yaml", yaml.safe_dump(section))
     settings = config.validated(section)
     command = [sys.executable, "-m", "snakemake", "--snakefile", f"{ROOT}/Snakefile",
@@ -110,7 +117,8 @@ def prepared(study: Path, data: Path, out: Path, cores: int) -> Study:
     bank.main([*named, "--results", f"{out}/results", "--label", label,
                "--modality", *modalities, "--out", f"{out}/bank"])  # fmt: skip
     donors = {about["donor"] for about in bank.load(out / "bank", cases).about.values()}
-    return Study(out, label, modalities, hosts, [case for case in cases if case in donors])
+    cases = [case for case in cases if case in donors]
+    return Study(out, label, modalities, cases if patients else hosts, cases, patients)
 
 
 def real_tumour(study: Study, case: str) -> Tumour:
@@ -134,11 +142,15 @@ def real_tumour(study: Study, case: str) -> Tumour:
 
 def synthetic_tumour(
     study: Study, params: dict[str, Any], seed: int, pair: tuple[str, str]
-) -> Tumour:
-    """A tumour of a donor in a host; `pair` is (host, donor)."""
+) -> Tumour | None:
+    """A tumour of a donor in a host; `pair` is (host, donor). None in a patient who cannot be
+    healed."""
     host, donor = pair
-    healthy = load_host(host, study.anat(host), study.label, study.modalities)
-    return synthesise(healthy, bank.load(study.out / "bank", [donor]), params, seed)
+    where = host, study.anat(host), study.label, study.modalities
+    brain = load_patient(*where, "healed") if study.patients else load_host(*where)
+    if brain.labels.any():
+        return None
+    return synthesise(brain, bank.load(study.out / "bank", [donor]), params, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,12 +243,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the study's cohorts")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--study", type=Path, default=STUDY, help="its scans, modalities and grid")
+    parser.add_argument(
+        "--patients", action="store_true", help="hosts are the healed patients; four modalities"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    study = prepared(args.study, args.data, out, args.processes)
+    study = prepared(args.study, args.data, out, args.patients, args.processes)
     # A host has one donor, so that leaving out a donor with its hosts loses nothing.
     pairs = [(host, study.cases[i % len(study.cases)]) for i, host in enumerate(study.hosts)]
     with ProcessPoolExecutor(args.processes) as pool:
@@ -245,7 +260,7 @@ def main() -> None:
         made = {}
         for variant, params in variants().items():
             found = pool.map(partial(_measured_synthetic, study, args.seed, params), pairs)
-            made[variant] = list(stage.progress(found, variant, len(pairs)))
+            made[variant] = [t for t in stage.progress(found, variant, len(pairs)) if t]
     result = compare(real, made, args.seed)
     for name in ("features", "intensities"):
         stage.write_text(out / f"{name}.csv", result[name].to_csv())
@@ -259,7 +274,7 @@ def main() -> None:
         out / "realism.json",
         {
             "auc": result["auc"],
-            "pairs": pairs,
+            "pairs": {v: [[t.host, t.donor] for t in tumours] for v, tumours in made.items()},
             "variants": variants(),
             "seed": args.seed,
             **{
@@ -277,8 +292,9 @@ def _measured_real(study: Study, seed: int, case: str) -> Measured:
 
 def _measured_synthetic(
     study: Study, seed: int, params: dict[str, Any], pair: tuple[str, str]
-) -> Measured:
-    return measured(synthetic_tumour(study, params, seed, pair), seed)
+) -> Measured | None:
+    made = synthetic_tumour(study, params, seed, pair)
+    return measured(made, seed) if made else None
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("realism")
     hosts, cases = toy.write_cohort(folder / "results")
     shutil.move(folder / "results" / "bank", folder / "bank")
-    return realism.Study(folder, toy.LABEL, toy.MODALITIES, hosts, cases)
+    return realism.Study(folder, toy.LABEL, toy.MODALITIES, hosts, cases, False)
 
 
 def test_variants_are_settings_that_the_schema_knows_and_end_at_its_defaults():
