@@ -237,6 +237,27 @@ def _markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def write(
+    out: Path,
+    real: list[Measured],
+    made: dict[str, list[Measured]],
+    found: dict[str, Any],
+    seed: int,
+) -> None:
+    """The measures of every tumour and what `compare` found, as CSV and JSON."""
+    rows = [
+        {"variant": variant, "donor": t.donor, "host": t.host} | t.features
+        for variant, tumours in {"real": real, **made}.items()
+        for t in tumours
+    ]
+    stage.write_text(out / "tumours.csv", pd.DataFrame(rows).to_csv(index=False))
+    record = {"auc": found["auc"], "variants": variants(), "seed": seed}
+    for name in ("features", "intensities"):
+        stage.write_text(out / f"{name}.csv", found[name].to_csv())
+        record[name] = found[name].reset_index().to_dict("records")
+    stage.write_json(out / "realism.json", record)
+
+
 def main() -> None:
     """Prepare, make, measure, compare, write and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -259,30 +280,10 @@ def main() -> None:
         real = list(stage.progress(found, "real tumours", len(study.cases)))
         made = {}
         for variant, params in variants().items():
-            found = pool.map(partial(_measured_synthetic, study, args.seed, params), pairs)
-            made[variant] = [t for t in stage.progress(found, variant, len(pairs)) if t]
+            theirs = pool.map(partial(_measured_synthetic, study, args.seed, params), pairs)
+            made[variant] = [t for t in stage.progress(theirs, variant, len(pairs)) if t]
     result = compare(real, made, args.seed)
-    for name in ("features", "intensities"):
-        stage.write_text(out / f"{name}.csv", result[name].to_csv())
-    rows = [
-        {"variant": variant, "donor": t.donor, "host": t.host} | t.features
-        for variant, tumours in {"real": real, **made}.items()
-        for t in tumours
-    ]
-    stage.write_text(out / "tumours.csv", pd.DataFrame(rows).to_csv(index=False))
-    stage.write_json(
-        out / "realism.json",
-        {
-            "auc": result["auc"],
-            "pairs": {v: [[t.host, t.donor] for t in tumours] for v, tumours in made.items()},
-            "variants": variants(),
-            "seed": args.seed,
-            **{
-                name: result[name].reset_index().to_dict("records")
-                for name in ("features", "intensities")
-            },
-        },
-    )
+    write(out, real, made, result, args.seed)
     print(printed(result))
 
 

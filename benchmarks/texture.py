@@ -1,6 +1,6 @@
 """What one tumour looks like, in numbers: intensities, texture, boundary, shape and place.
 
-Pure functions on arrays (I, J, K). Images are relative to the brain's own white and grey matter
+Pure functions on arrays (I, J, K). Images are relative to the brain's own tissue
 (`contrast.Reference.relative`), labels are 0, 1 NCR, 2 ED, 3 ET, spacing is in mm. What cannot be
 measured, such as a class that the tumour does not have, is NaN.
 """
@@ -22,7 +22,7 @@ Spacing = NDArray[np.float64]
 
 FAR_MM = 16.0
 FEWEST = 20  # voxels; statistics of fewer say nothing
-BIN = 0.25  # width of the histogram's bins for the entropy, in units of the WM-GM distance
+BIN = 0.05  # of the distance from white matter to CSF: bins of the histogram for the entropy
 LEVELS = 16  # grey levels of the co-occurrence matrix
 FIRST_ORDER = ("mean", "sd", "skewness", "kurtosis", "entropy")
 SECOND_ORDER = ("contrast", "homogeneity", "energy", "correlation")

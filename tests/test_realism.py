@@ -240,7 +240,7 @@ def test_a_real_tumour_is_read_as_the_bank_has_it_and_a_second_one_is_not_tissue
         assert inside.mean() == pytest.approx(about[name]["mean"]["T1w"], abs=0.01)
 
 
-def test_steps_of_the_synthesis_are_made_measured_and_compared(study):
+def test_steps_of_the_synthesis_are_made_measured_compared_and_written(study, tmp_path):
     variants = {name: realism.variants()[name] for name in ("pasted", "+ mass effect")}
     real = [realism.measured(realism.real_tumour(study, case), 0) for case in study.cases]
     pairs = list(zip(study.hosts, study.cases, strict=False))
@@ -259,3 +259,10 @@ def test_steps_of_the_synthesis_are_made_measured_and_compared(study):
     assert {"T1w ED", "T2w ET"} <= set(found["intensities"].index)
     page = realism.printed(found)
     assert page.count("| + mass effect |") == 3  # a row of the AUCs, a column of the two others
+    realism.write(tmp_path, real, made, found, 0)
+    table = pd.read_csv(tmp_path / "tumours.csv")
+    assert len(table) == len(real) + 2 * len(pairs)
+    assert table["WT sphericity"].between(0, 1.05).all()
+    record = stage.read_json(tmp_path / "realism.json")
+    assert record["auc"] == found["auc"]
+    assert len(record["features"]) == len(pd.read_csv(tmp_path / "features.csv"))
