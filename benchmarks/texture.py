@@ -23,7 +23,8 @@ Spacing = NDArray[np.float64]
 FAR_MM = 16.0
 FEWEST = 20  # voxels; statistics of fewer say nothing
 BIN = 0.05  # of the distance from white matter to CSF: bins of the histogram for the entropy
-LEVELS = 16  # grey levels of the co-occurrence matrix
+LEVELS = 16  # grey levels of the co-occurrence matrix, which fewer voxels do not fill
+FEWEST_TEXTURE = 200
 FIRST_ORDER = ("mean", "sd", "skewness", "kurtosis", "entropy")
 SECOND_ORDER = ("contrast", "homogeneity", "energy", "correlation")
 
@@ -120,7 +121,7 @@ def cooccurrence(image: Image, mask: Mask) -> dict[str, float]:
     and contrast, which `first_order` has, do not count again.
     """
     nothing = dict.fromkeys(SECOND_ORDER, np.nan)
-    if mask.sum() < FEWEST:
+    if mask.sum() < FEWEST_TEXTURE:
         return nothing
     low, high = np.percentile(image[mask], (1, 99))
     if low == high:
