@@ -89,6 +89,13 @@ def test_nothing_moves_outside_the_brain(plain):
     # The skull holds the outermost layer.
     shell = BRAIN & ~mass_effect.ndimage.binary_erosion(BRAIN)
     assert np.abs(whole(plain)[:, shell]).max(initial=0) < 0.5
+    # Where the tumour touches the skull, on a grid finer than the equation's, it holds too.
+    grid = shapes.grid(2.0, 64, 64, 64)
+    brain = shapes.ellipsoid(grid.shape, (31.5, 31.5, 31.5), 28.3)
+    found = displaced(0.3, grid=grid, brain=brain, site=np.array([54, 32, 32]), radius=8.0,
+                      csf=np.zeros(grid.shape, np.float32))  # fmt: skip
+    assert not whole(found, grid)[:, ~brain].any()
+    assert np.abs(whole(found, grid)).max() > 2
 
 
 def test_the_falx_lies_between_the_hemispheres_above_their_middle():

@@ -94,6 +94,20 @@ def test_none_is_asked_none_is_made():
     assert not labelled.any()
 
 
+def test_what_is_partly_csf_is_partly_oedema_and_what_is_closed_none():
+    found = oedema.spread(CORE, NONE, WHITE, OPEN, SPACING, 3e4, 1)
+    half, shut = np.full(SHAPE, 0.5, np.float32), OPEN.copy()
+    shut[:20] = True
+    pure, mixed, closed = (
+        oedema.density(found, csf, where, EDGE_MM, FADE)
+        for csf, where in ((NONE, OPEN), (half, OPEN), (NONE, shut))
+    )
+    np.testing.assert_allclose(mixed, pure / 2, atol=1e-6)
+    assert not closed[:20].any()
+    np.testing.assert_array_equal(closed[20:], pure[20:])
+    assert pure[:20].any()
+
+
 def test_it_fades_from_the_core_to_the_edge():
     density, labelled = grown(3e4)
     near = density[ndimage.binary_dilation(CORE) & ~CORE]

@@ -161,6 +161,18 @@ def test_a_tumour_in_both_hemispheres_is_refused(healthy):
         patient.healed(**ill(healthy, sphere(1.0, 16.0)))
 
 
+def test_a_tumour_in_the_mirror_image_is_refused(healthy, monkeypatch):
+    monkeypatch.setattr(patient, "MOST_ACROSS", 0.2)
+    with pytest.raises(ValueError, match="of the tumour has tumour for its mirror image"):
+        patient.healed(**ill(healthy, sphere(32.0, 16.0) | sphere(-32.0, 8.0)))
+
+
+def test_a_tumour_without_healthy_tissue_around_it_is_refused(healthy):
+    rest = sphere(32.0, 20.0) | sphere(-32.0, 20.0)
+    with pytest.raises(ValueError, match="ml of healthy tissue around the tumour are too few"):
+        patient.healed(**ill({**healthy, "brain": healthy["brain"] & rest}, sphere(32.0, 16.0)))
+
+
 def test_no_tumour_is_refused(healthy):
     with pytest.raises(ValueError, match="no tumour"):
         patient.healed(**ill(healthy, np.zeros(GRID.shape, bool)))

@@ -315,6 +315,22 @@ def test_each_check_can_fail(cohort):
     assert not all(place.checks(host, sample.made, free).values())
 
 
+def test_a_tumour_in_place_of_the_brightest_voxel_can_be_stored(cohort, tmp_path):
+    """What is left fits a finer lattice, which holds the host's voxels as well."""
+    _, host, rois = cohort
+    site = (12, 22, 18)
+    bright = host.images["T2w"].copy()
+    bright[site] = 1.01 * 32767 * place.lattice(bright)
+    brighter = dataclasses.replace(host, images={**host.images, "T2w": bright})
+    drawn = still(site)
+    given = place.apply(brighter, rois, drawn, PARAMS)
+    assert place.lattice(given.images["T2w"]) < place.lattice(bright)
+    assert all(place.checks(brighter, given, drawn).values())
+    place.save(tmp_path / "x.nii.gz", given.images["T2w"], host.grid.affine)
+    stored, calm = load(tmp_path / "x.nii.gz").data, ~given.changed
+    np.testing.assert_array_equal(stored[calm], host.images["T2w"][calm])
+
+
 def test_a_sample_that_fails_a_check_is_drawn_again(cohort, monkeypatch):
     real, calls = place.checks, []
 

@@ -98,6 +98,14 @@ def test_the_volume_goes_with_the_scale(scale, rotation):
     assert (found.core < 0).sum() == pytest.approx(wanted, rel=0.06)
 
 
+def test_distances_are_mm_of_the_host():
+    """The soft boundary of a swollen tumour is as wide as that of a small one."""
+    small, large = (shape.cast(GRID, BIG, BIG, posed(scale=[s] * 3)) for s in (1.0, 1.5))
+    for name in ("core", "necrosis"):
+        deepest = [getattr(found, name).min() for found in (small, large)]
+        assert deepest[1] == pytest.approx(1.5 * deepest[0], rel=0.01)
+
+
 @pytest.mark.parametrize("grow", [-3.0, -1.5, 1.5, 3.0])
 def test_growth_moves_the_boundary_by_so_much(grow):
     def radius(grown):

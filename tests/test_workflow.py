@@ -3,6 +3,7 @@
 Everything runs from a copy of the program, so that the tests can edit it.
 """
 
+import json
 import os
 import re
 import shutil
@@ -383,6 +384,27 @@ def test_killed_thrice_it_completes_with_the_same_bytes(study: Study, tmp_path: 
         n for n in same if (other.results / n).read_bytes() != (study.results / n).read_bytes()
     ]
     assert differ == []
+
+
+def test_patients_alone_host_tumours_of_training_cases_only(study: Study, tmp_path: Path) -> None:
+    cohort(study, tmp_path)
+    settings = {
+        **FOLDERS,
+        "healthy": {"source": "none"},
+        "place": {"patients": "kept"},
+        "study": {**TINY["study"], "arms": ["coarse"]},
+    }
+    alone = Study(tmp_path, study.program, settings)
+    status, _, err = alone.run()
+    assert status == 0, err[-5000:]
+    records = [
+        json.loads(p.read_text()) for p in alone.results.glob("fold-*/**/*_desc-coarse*.json")
+    ]
+    assert {record["host"] for record in records} == set(TRAIN)
+    assert {donor for record in records for donor in record["donors"]} <= set(TRAIN)
+    for record in records:
+        assert record["host"] in record["donors"]
+        assert record["host_tumour"] == "kept"
 
 
 def test_all_problems_of_a_bad_cohort_are_listed_and_nothing_is_written(

@@ -26,8 +26,10 @@ REACH_MM = 8.0
 EDGE_MM = 4.0
 # The two sides are compared, for shape and intensity, in tissue this near to what is replaced.
 RIM_MM = 30.0
+# Less of it (ml) than this does not say how the sides correspond.
+LEAST_RIM_ML = 5.0
 # Texture is what a Gaussian of this sd, in voxels, takes away.
-FINE_VOXELS = 1.5
+FINE_VOXELS = 1.0
 
 
 Box = tuple[slice, slice, slice]
@@ -72,7 +74,8 @@ def healed(
     All arrays are (I, J, K) on `grid`; `images` (the first one guides the registration) and
     `tissues` (posteriors) are 0 outside `brain`. Voxels farther than `REACH_MM` + `EDGE_MM` from
     the tumour stay as they are, bit for bit. Raises `ValueError` with the reason when there is no
-    tumour, when both hemispheres hold it, or when its mirror image does.
+    tumour, when both hemispheres hold it, when its mirror image does, or when too little healthy
+    tissue is around it.
     """
     tumour = labels > 0
     if not tumour.any():
@@ -114,12 +117,14 @@ def _across(
     """Points of `box` to points of the other side that show the same anatomy.
 
     The reflection, after a deformation that carries the mirrored brain to the own one around the
-    tumour, which has moved what is there.
+    tumour, which has moved what is there. Raises `ValueError` where too little is left around it.
     """
     near, swap = _part(grid, box), reflection(plane)
     other = _moved(Volume(image[_nearest(brain)], grid.affine), near, swap)
     echo = _moved(Volume(tumour, grid.affine), near, swap) > 0.5
     rim = brain[box] & _rim(tumour[box], echo, near)
+    if (ml := np.count_nonzero(rim) * grid.voxel_volume / 1000) < LEAST_RIM_ML:
+        raise ValueError(f"{ml:.1f} ml of healthy tissue around the tumour are too few to register")
     own = Volume(image[box], near.affine)
     shape = deform.deformation(own, Volume(other, near.affine), rim)
     frame = volume.to_sitk(own)
