@@ -62,7 +62,8 @@ def host(name: str, modalities: tuple[str, ...]) -> Host:
     plane = Plane((0.0, 0.0, 0.0), (1.0, 0.0, 0.0))
     falx = mass_effect.falx(brain, GRID, plane)
     return Host(
-        name, images, dict.fromkeys(modalities, Reference(0.0, 1.0)), brain, csf, wm, inner,
+        name, images, dict.fromkeys(modalities, Reference(0.0, 1.0)),
+        dict.fromkeys(modalities, 0.1), brain, csf, wm, inner,
         np.zeros(GRID.shape, np.uint8), brain, plane, falx, np.eye(4), GRID,
         np.zeros(GRID.shape, bool),
     )  # fmt: skip
@@ -86,7 +87,7 @@ def rois(folder: Path, core_ml: float, modalities: tuple[str, ...]) -> Bank:
         for modality in modalities:
             means = np.array([0.0, *CONTRAST[modality][1]])
             images[modality] = means[labels] + 0.2 * rng.standard_normal(grid.shape)
-        roi = analysed(donor, 0, labels, images, grid.spacing)
+        roi = analysed(donor, 0, labels, images, dict.fromkeys(modalities, 0.1), grid.spacing)
         box = tuple(slice(0, n) for n in grid.shape)
         bank.save(folder / f"sub-{donor}_rois.npz", [roi])
         about = {"licence": "CC0", "rois": [describe(roi, box, grid, np.eye(4))]}

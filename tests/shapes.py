@@ -38,4 +38,6 @@ def tumour(
     rng = np.random.default_rng(seed)
     values = {"T1w": (0.5, -2.0, -1.0, 1.0), "T2w": (-0.5, 3.0, 2.0, 1.5)}
     images = {m: np.array(v)[labels] + rng.normal(0, 0.2, shape) for m, v in values.items()}
-    return roi.analysed(donor, 0, labels, images, np.full(3, spacing)), images
+    return roi.analysed(
+        donor, 0, labels, images, dict.fromkeys(images, 0.1), np.full(3, spacing)
+    ), images

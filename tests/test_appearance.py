@@ -4,7 +4,7 @@ import shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tumorfab import appearance
+from tumorfab import appearance, contrast
 from tumorfab.roi import PARTIAL_MM, soft
 
 ROI, IMAGES = shapes.tumour(9.0)
@@ -62,12 +62,14 @@ def test_a_look_in_between_moves_all_classes_and_modalities_together(share):
         assert np.linalg.eigvalsh(found[name]["covariance"]).min() >= -1e-12
 
 
-def look(mean, covariance):
+def look(mean, covariance, grain=1.0):
     one = {"mean": np.array(mean, float), "covariance": np.array(covariance, float)}
-    return dict.fromkeys(("NCR", "ED", "ET"), one)
+    return {"NCR": one, "ED": {**one, "grain": np.full(len(mean), grain)}, "ET": one}
 
 
-def painted(mean=(1.0, 2.0), covariance=((0.04, 0.03), (0.03, 0.09)), density=None, noise=0.02):
+def painted(
+    mean=(1.0, 2.0), covariance=((0.04, 0.03), (0.03, 0.09)), density=None, noise=0.02, grain=1.0
+):
     """Oedema in two modalities of a host of even tissue with noise."""
     rng = np.random.default_rng(0)
     host = (np.array([0.0, 0.0])[:, None, None, None] + rng.normal(0, noise, (2, *SHAPE))).astype(
@@ -75,8 +77,9 @@ def painted(mean=(1.0, 2.0), covariance=((0.04, 0.03), (0.03, 0.09)), density=No
     )
     if density is None:
         density = BALL.astype(np.float32)
+    given, grains = look(mean, covariance, grain), np.full(2, noise)
     out = appearance.oedematous(
-        host, density, TISSUE, look(mean, covariance), SPACING, np.random.default_rng(1)
+        host, density, TISSUE, given, grains, SPACING, np.random.default_rng(1)
     )
     return host, out
 
@@ -115,6 +118,20 @@ def test_the_fine_structure_stays_the_hosts():
         assert np.corrcoef(fine(before), fine(after))[0, 1] > 0.9
 
 
+def test_grain_is_weakened_to_the_donors_but_never_added():
+    # With no variance left that a random field would have to make up for.
+    host, out = painted(covariance=np.eye(2) * 0.04**2, noise=0.1, grain=0.4)
+    inner = shapes.ellipsoid(SHAPE, (19.5, 19.5, 19.5), 7.0)
+
+    def grain(image):
+        return contrast.grain(image, inner, SPACING)
+
+    for before, after in zip(host, out, strict=True):
+        assert grain(after) == pytest.approx(0.4 * grain(before), rel=0.2)
+    host, out = painted(covariance=np.eye(2) * 0.04**2, noise=0.1, grain=3.0)
+    assert grain(out[0]) == pytest.approx(grain(host[0]), rel=0.1)
+
+
 def test_less_density_is_less_oedema():
     density = np.where(BALL, 1.0, 0).astype(np.float32)
     density[20:] *= 0.5
@@ -135,7 +152,9 @@ def test_csf_does_not_leak_into_the_tissue_beside_it():
     tissue[:12] = False
     density = np.where(tissue & BALL, 1, 0).astype(np.float32)
     given = look((1.0, 2.0), np.eye(2) * 1e-4)
-    out = appearance.oedematous(host, density, tissue, given, SPACING, np.random.default_rng(1))
+    out = appearance.oedematous(
+        host, density, tissue, given, np.ones(2), SPACING, np.random.default_rng(1)
+    )
     np.testing.assert_allclose(out[0][density > 0], 1.0, atol=0.1)
 
 
@@ -148,6 +167,12 @@ def test_any_number_of_modalities(count):
     host = np.zeros((count, *SHAPE), np.float32)
     given = look(np.ones(count), np.eye(count) * 0.01)
     out = appearance.oedematous(
-        host, BALL.astype(np.float32), TISSUE, given, SPACING, np.random.default_rng(0)
+        host,
+        BALL.astype(np.float32),
+        TISSUE,
+        given,
+        np.ones(count),
+        SPACING,
+        np.random.default_rng(0),
     )
     np.testing.assert_allclose(out[:, BALL].mean(1), 1, atol=0.05)

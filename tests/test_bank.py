@@ -22,7 +22,9 @@ def results(tmp_path_factory):
 
 def extracted(labels):
     image = np.arange(27000, dtype=np.float32).reshape(GRID.shape) % 97
-    return roi.extract("A", {"T1w": image}, labels, {"T1w": Reference(10.0, 2.0)}, GRID)
+    return roi.extract(
+        "A", {"T1w": image}, labels, {"T1w": Reference(10.0, 2.0)}, {"T1w": 0.1}, GRID
+    )
 
 
 def test_components_become_rois_largest_first():

@@ -65,7 +65,7 @@ def test_the_look_of_oedema_is_not_that_of_the_sulci_in_it():
     sulci = tuple(around[:: len(around) // 100].T)  # some 4 % of it
     dirty = {m: image.copy() for m, image in images.items()}
     dirty["T2w"][sulci] = 20
-    found = roi.analysed("A", 0, clean.labels, dirty, clean.spacing)
+    found = roi.analysed("A", 0, clean.labels, dirty, dict.fromkeys(dirty, 0.1), clean.spacing)
     for what in ("mean", "covariance"):
         np.testing.assert_allclose(found.look["ED"][what], clean.look["ED"][what], atol=0.05)
 
@@ -76,7 +76,7 @@ def test_a_class_of_few_voxels_borrows_the_look_of_the_core():
     labels[5:15, 5:15, 5:15] = 1
     labels[9:11, 9:11, 9:11] = 3  # 8 voxels
     image = rng.normal(np.where(labels == 3, 50, 1), 0.1)
-    found = roi.analysed("A", 0, labels, {"T1w": image}, np.ones(3))
+    found = roi.analysed("A", 0, labels, {"T1w": image}, {"T1w": 0.1}, np.ones(3))
     core = image[labels > 0]
     assert found.look["ET"]["mean"][0] == pytest.approx(core.mean())
     assert found.look["ET"]["covariance"][0, 0] == pytest.approx(core.var(ddof=1))
@@ -90,7 +90,9 @@ def test_texture_outside_mirrors_that_inside():
     labels = np.zeros((40, 6, 6), np.uint8)
     labels[14:26] = 3
     images = {"T1w": rng.normal(1, 0.3, labels.shape)}
-    texture = roi.analysed("A", 0, labels, images, np.ones(3)).texture["T1w"]
+    texture = roi.analysed("A", 0, labels, images, dict.fromkeys(images, 0.1), np.ones(3)).texture[
+        "T1w"
+    ]
     inside = images["T1w"][14:26]
     # In standard deviations of the class, but for the boundary, where the look of ED has a share.
     wanted = (inside - inside.mean()) / inside.std()
@@ -106,13 +108,13 @@ def test_an_outlier_is_not_texture():
     labels = np.full((10, 10, 10), 3, np.uint8)
     image = np.random.default_rng(0).normal(0, 1, labels.shape)
     image[5, 5, 5] = 1000
-    found = roi.analysed("A", 0, labels, {"T1w": image}, np.ones(3))
+    found = roi.analysed("A", 0, labels, {"T1w": image}, {"T1w": 0.1}, np.ones(3))
     assert np.abs(found.texture["T1w"]).max() == roi.MOST_SD
 
 
 def test_one_modality_and_one_voxel_are_enough():
     labels = np.zeros((3, 3, 3), np.uint8)
     labels[1, 1, 1] = 1
-    found = roi.analysed("A", 0, labels, {"T1w": np.ones((3, 3, 3))}, np.ones(3))
+    found = roi.analysed("A", 0, labels, {"T1w": np.ones((3, 3, 3))}, {"T1w": 0.1}, np.ones(3))
     assert all(np.isfinite(part).all() for part in found.texture.values())
     assert all(np.isfinite(look["covariance"]).all() for look in found.look.values())

@@ -44,7 +44,7 @@ def lopsided():
 
 
 def roi_of(labels, images):
-    return analysed("C", 0, labels, images, np.full(3, 2.0))
+    return analysed("C", 0, labels, images, dict.fromkeys(images, 0.1), np.full(3, 2.0))
 
 
 @pytest.mark.parametrize("roi", [BALL, LONG], ids=["ball", "ellipsoid"])

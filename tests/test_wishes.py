@@ -82,3 +82,13 @@ def test_a_missing_or_binary_table_is_named(tmp_path):
     path.write_bytes(b"\xff\xfe\x00host")
     with pytest.raises(InputError, match=r"x.csv: not a readable CSV file"):
         wishes.read(path)
+
+
+def test_samples_that_the_study_does_not_make_are_refused(tmp_path):
+    path = str(table(tmp_path, "host,number,preset\nH1,0,hgg\nH2,1,lgg\n"))
+    wishes.check(path, ["H1", "H2"], 2)
+    wishes.check("", [], 0)
+    with pytest.raises(InputError, match=r"wishes.csv: H2 is no host of this study"):
+        wishes.check(path, ["H1"], 2)
+    with pytest.raises(InputError, match=r"sample 1 of H2 is not made: each host has 1"):
+        wishes.check(path, ["H1", "H2"], 1)

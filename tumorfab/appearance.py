@@ -6,16 +6,14 @@ host's scanner shows. Arrays: images (M, I, J, K), everything else (I, J, K).
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from tumorfab import fields
+from tumorfab.contrast import FINE_MM
 from tumorfab.roi import PARTIAL_MM, Look, Roi, mixed, soft
 from tumorfab.volume import Image
 
 Mask = NDArray[np.bool_]
 
-# Oedema replaces what is coarser than about this (mm) and leaves the finer: the host's own noise.
-FINE_MM = 6.0
 # Detail (mm) of the variation within oedema.
 KNOTS_MM = 5.0
 # Oedema's class mean is reached on average; no voxel's share of it exceeds this.
@@ -35,6 +33,7 @@ def oedematous(
     density: Image,
     tissue: Mask,
     look: Look,
+    grains: NDArray[np.float64],
     spacing: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
@@ -42,36 +41,37 @@ def oedematous(
 
     The mean becomes that of the donor's oedema. The host's coarse anatomy shows through, weaker
     where the donor's oedema is more uniform; where it is less so, a smooth random field makes up
-    for it, in modalities jointly. Fine structure and noise stay the host's.
+    for it, in modalities jointly. Fine structure is the host's own, weakened until its grain, with
+    `grains` (M) of the host's white matter as 1, is at most that of the donor's oedema.
     """
     labelled = density > 0.4
     if not labelled.any():
         return images
     weight = np.minimum(density / density[labelled].mean(), MOST_DENSE)
-    size = np.maximum(1, np.rint(FINE_MM / 2 / spacing)).astype(int) | 1
-
-    def blurred(part: NDArray) -> Image:
-        once = ndimage.uniform_filter(np.asarray(part, np.float32), size.tolist())
-        return np.asarray(ndimage.uniform_filter(once, size.tolist()))
-
-    around = np.maximum(blurred(tissue), 1e-3)
-    coarse = np.stack([blurred(np.where(tissue, image, 0)) / around for image in images])
+    coarse = np.stack([fields.coarse(image, tissue, spacing, FINE_MM) for image in images])
+    fine = images - coarse
     anatomy = coarse[:, labelled]
-    mean = anatomy.mean(1).astype(np.float32)
-    covariance = look["ED"]["covariance"]
-    variance = np.diag(covariance)
-    free = np.maximum(0, variance - (images[:, labelled] - anatomy).var(1))
-    kept = np.sqrt(np.minimum(1, free / np.maximum(anatomy.var(1), 1e-9))).astype(np.float32)
+    variance, uneven = np.diag(look["ED"]["covariance"]), fine[:, labelled].var(1)
+    finer = np.minimum(1, look["ED"]["grain"] * grains / np.maximum(np.sqrt(uneven), 1e-9))
+    free = np.maximum(0, variance - finer**2 * uneven)
+    kept = np.sqrt(np.minimum(1, free / np.maximum(anatomy.var(1), 1e-9)))
     lacking = np.sqrt(np.maximum(0, free - kept**2 * anatomy.var(1)))
-    correlation = covariance / np.maximum(np.sqrt(np.outer(variance, variance)), 1e-12)
+    correlation = look["ED"]["covariance"] / np.maximum(
+        np.sqrt(np.outer(variance, variance)), 1e-12
+    )
     root = (lacking[:, None] * _root(correlation)).astype(np.float32)
     smooth = np.stack([fields.noise(rng, density.shape, spacing, KNOTS_MM) for _ in images])
-    target = np.tensordot(root, smooth, 1)
-    target += (look["ED"]["mean"] - kept * mean).astype(np.float32)[:, None, None, None]
-    target += (kept - 1)[:, None, None, None] * coarse
-    target *= weight
-    target += images
-    return np.asarray(target, np.float32)
+    shift = np.tensordot(root.astype(np.float32), smooth, 1)
+    shift += _column(look["ED"]["mean"] - anatomy.mean(1))
+    shift *= weight
+    # Anatomy and grain can fade to nothing, not turn round.
+    fading = _column(kept - 1) * (coarse - _column(anatomy.mean(1))) + _column(finer - 1) * fine
+    return np.asarray(images + shift + np.minimum(weight, 1) * fading, np.float32)
+
+
+def _column(values: NDArray) -> NDArray[np.float32]:
+    """One value per modality, as images take them."""
+    return values.astype(np.float32)[:, None, None, None]
 
 
 def filled(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tumorfab.contrast import near_tumour, reference
+from tumorfab.contrast import SURE, grain, near_tumour, reference
 from tumorfab.roi import CLASSES, Roi, extract
 from tumorfab.stage import InputError, atomic, progress, read_json, run, write_json
 from tumorfab.volume import Box, Grid, first_line, load_grid, load_on
@@ -112,7 +112,7 @@ def _load(path: Path, donor: str, index: int) -> Roi:
         shape = {name: own[name].astype(np.float32) for name in ("core", "necrosis", "whole")}
         labels, spacing = own["labels"], own["spacing"]
         look = {
-            name: {what: own[f"look/{name}/{what}"] for what in ("mean", "covariance")}
+            name: {n.split("/")[2]: v for n, v in own.items() if n.startswith(f"look/{name}/")}
             for name in CLASSES.values()
         }
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
@@ -155,7 +155,9 @@ def bank_case(
     images = {m: load_on(str(files["image"]).format(m), grid) for m in modalities}
     exclude = near_tumour(labels, grid)
     references = {m: reference(image, wm, ventricles, exclude) for m, image in images.items()}
-    found = extract(subject, images, labels, references, grid)
+    white = (wm > SURE) & ~exclude
+    grains = {m: grain(references[m].relative(x), white, grid.spacing) for m, x in images.items()}
+    found = extract(subject, images, labels, references, grains, grid)
     to_mni = np.array(read_json(files["about"])["mni_from_space"])
     save(out / f"sub-{subject}_rois.npz", [roi for roi, _ in found])
     write_json(

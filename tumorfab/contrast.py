@@ -15,9 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tumorfab import fields
 from tumorfab.stage import InputError
-from tumorfab.volume import Grid, Image, Labels
+from tumorfab.volume import Grid, Image, Labels, box
 
+# A voxel that is white matter with more than this probability stands for it.
+SURE = 0.7
+# Grain is what is finer than about this (mm): noise, and structure that oedema lets show.
+FINE_MM = 6.0
 # Tissue this near (mm) to a tumour is infiltrated or displaced: it must not set the reference.
 NEAR_MM = 5.0
 
@@ -53,13 +58,22 @@ def reference(
     missing.
     """
     keep = np.ones(image.shape, bool) if exclude is None else ~exclude
-    white, fluid = image[(wm > 0.7) & keep], image[ventricles & keep]
+    white, fluid = image[(wm > SURE) & keep], image[ventricles & keep]
     if min(white.size, fluid.size) < 20:
         missing = "white matter" if white.size < 20 else "ventricles"
         raise InputError(f"tissue maps hold no {missing}; check the registration")
     centre = float(np.median(white))
     spread = float(np.percentile(white, 75) - np.percentile(white, 25)) / 1.349
     return Reference(centre, max(abs(centre - float(np.median(fluid))), spread, 1e-6))
+
+
+def grain(image: Image, mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> float:
+    """Standard deviation in `mask` of what is finer than `FINE_MM` there; 0 for an empty mask."""
+    if not mask.any():
+        return 0.0
+    where = box(mask, 1)
+    fine = image[where] - fields.coarse(image[where], mask[where], spacing, FINE_MM)
+    return float(fine[mask[where]].std())
 
 
 def near_tumour(labels: Labels, grid: Grid) -> NDArray[np.bool_]:

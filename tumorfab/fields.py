@@ -58,6 +58,18 @@ def warp(
     return unfolded(field * np.float32(sd_mm), spacing)[0]
 
 
+def coarse(image: Image, mask: NDArray[np.bool_], spacing: NDArray, mm: float) -> Image:
+    """`image` without what is finer than about `mm`: a mean over `mask` around each voxel."""
+    size = (np.maximum(1, np.rint(mm / 2 / spacing)).astype(int) | 1).tolist()
+
+    def blurred(part: NDArray) -> Image:
+        once = ndimage.uniform_filter(np.asarray(part, np.float32), size)
+        return np.asarray(ndimage.uniform_filter(once, size))
+
+    around = np.maximum(blurred(mask), np.float32(1e-3))
+    return np.asarray(blurred(np.where(mask, image, 0)) / around, np.float32)
+
+
 def interpolated(array: NDArray, at: NDArray[np.float32], order: int) -> NDArray[np.float32]:
     """Values of `array` (I, J, K) at voxel positions `at` (3, N), by a spline of `order`.
 

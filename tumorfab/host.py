@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tumorfab import bank, mass_effect, patient
 from tumorfab.anatomy import Plane
-from tumorfab.contrast import Reference, near_tumour, reference
+from tumorfab.contrast import SURE, Reference, grain, near_tumour, reference
 from tumorfab.stage import InputError, read_json
 from tumorfab.volume import Grid, Image, Labels, load_grid, load_on
 
@@ -25,6 +25,7 @@ APART_MM = 15.0
 class Host:
     """A brain on the analysis grid; all arrays (I, J, K).
 
+    `grains` are those of its white matter in tissue-relative units (see `contrast.grain`),
     `csf` and `wm` are tissue shares in 0..1, `to_mni` (4, 4) takes RAS+ mm to MNI152, `labels` are
     the tumours that it has already (0, 1 NCR, 2 ED, 3 ET), `room` is where others may begin,
     `changed` the voxels that are no longer
@@ -36,6 +37,7 @@ class Host:
     subject: str
     images: dict[str, Image]
     references: dict[str, Reference]
+    grains: dict[str, float]
     brain: Mask
     csf: Image
     wm: Image
@@ -119,6 +121,10 @@ def _load(
         }
     except InputError as error:
         raise InputError(f"sub-{subject}: {error}") from None
+    white = tissues["WM"] > SURE if near is None else (tissues["WM"] > SURE) & ~near
+    grains = {
+        m: grain(references[m].relative(image), white, grid.spacing) for m, image in images.items()
+    }
     about = read_json(files["about"])
     found = about["midsagittal_plane"]
     plane = Plane(tuple(found["point_mm"]), tuple(found["normal"]))
@@ -126,6 +132,7 @@ def _load(
         subject,
         images,
         references,
+        grains,
         brain,
         tissues["CSF"],
         tissues["WM"],

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tumorfab.contrast import Reference
+from tumorfab.contrast import Reference, grain
 from tumorfab.volume import Box, Grid, Image, Labels
 
 Look = dict[str, dict[str, NDArray[np.float64]]]
@@ -26,6 +26,8 @@ PARTIAL_MM = 2.0
 FAR_MM = 60.0
 # A class of fewer voxels has no look of its own.
 FEW = 20
+# What is left of a normal distribution's variance without its outer tenth.
+TRIMMED = 0.623
 # Texture beyond this many standard deviations is another structure.
 MOST_SD = 4.0
 
@@ -36,7 +38,8 @@ class Roi:
 
     `labels` uint8; `core` (NCR with ET), `necrosis` and `whole` are signed distances to their
     boundaries in mm, negative inside. `look` holds per class the `mean` (M) and `covariance` (M, M)
-    over the modalities in tissue-relative units; `texture` per modality what is left of the core's
+    over the modalities in tissue-relative units, and of ED the `grain` (M), that of the patient's
+    white matter being 1; `texture` per modality what is left of the core's
     intensities, in standard deviations, mirrored outwards at the core's boundary.
     """
 
@@ -61,6 +64,7 @@ def extract(
     images: dict[str, Image],
     labels: Labels,
     references: dict[str, Reference],
+    grains: dict[str, float],
     grid: Grid,
 ) -> list[tuple[Roi, Box]]:
     """The connected tumours of one case that have a core, largest first, each with its box in the
@@ -86,14 +90,20 @@ def extract(
         if not np.isin(own, (1, 3)).any():
             continue  # oedema alone has no shape to grow from
         relative = {m: references[m].relative(image[box]) for m, image in images.items()}
-        rois.append((analysed(donor, len(rois), own, relative, grid.spacing), box))
+        rois.append((analysed(donor, len(rois), own, relative, grains, grid.spacing), box))
     return rois
 
 
 def analysed(
-    donor: str, index: int, labels: Labels, images: dict[str, Image], spacing: NDArray[np.float64]
+    donor: str,
+    index: int,
+    labels: Labels,
+    images: dict[str, Image],
+    grains: dict[str, float],
+    spacing: NDArray[np.float64],
 ) -> Roi:
-    """Shape, look and texture of one tumour from its labels and tissue-relative images."""
+    """Shape, look and texture of one tumour from its labels and tissue-relative images; `grains`
+    of the patient's white matter (see `contrast.grain`)."""
     core = np.isin(labels, (1, 3))
     signed = {
         "core": signed_distance(core, spacing),
@@ -110,7 +120,16 @@ def analysed(
         if name == "ED":
             values = _trimmed(values)
         covariance = np.atleast_2d(np.cov(values)) if values.shape[1] > 1 else np.eye(len(values))
+        if name == "ED":
+            covariance = covariance / TRIMMED
         look[name] = {"mean": values.mean(1), "covariance": covariance}
+    oedema = labels == 2
+    look["ED"]["grain"] = np.array(
+        [
+            grain(image, oedema, spacing) / max(grains[m], 1e-6) if oedema.sum() >= FEW else 1.0
+            for m, image in images.items()
+        ]
+    )
     share = shares(signed["core"], signed["necrosis"], PARTIAL_MM)
     mean, sd = mixed(look, share)
     texture = np.clip((stacked - mean) / sd, -MOST_SD, MOST_SD)

@@ -68,6 +68,19 @@ def read(path: Path | str) -> Wishes:
     return wishes
 
 
+def check(path: str, hosts: list[str], draws: int) -> None:
+    """Raise `InputError` for a table that `read` refuses, or that asks for samples which a study
+    with these hosts and so many draws in each does not make. No path: no wishes."""
+    for host, number in read(path) if path else {}:
+        if host not in hosts:
+            raise InputError(f"{path}: {host} is no host of this study; leave its row out")
+        if number >= draws:
+            raise InputError(
+                f"{path}: sample {number} of {host} is not made: each host has {draws}, from 0 on; "
+                "raise study.n"
+            )
+
+
 def overrides(asked: dict[str, str]) -> dict[str, Any]:
     """One row's cells as values of the `place` section. Raises `ValueError` with the reason."""
     found: dict[str, Any] = {"donor": asked["donor"]} if "donor" in asked else {}

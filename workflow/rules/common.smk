@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tumorfab import plan
+from tumorfab import plan, wishes
 from tumorfab.config import validated
 from tumorfab.plan import code
 from tumorfab.stage import InputError
@@ -32,6 +32,10 @@ HOSTS = HEALTHY + PATIENTS
 SHARED = config["annotated"]["space"] == "shared"
 ANNOTATED = TRAIN + VALIDATION + TEST
 DRAWS = plan.draws_per_host(config, len(HOSTS))
+try:
+    wishes.check(config["place"]["table"], HOSTS, DRAWS)
+except InputError as error:
+    sys.exit(f"error: {error}")
 RUNS = plan.runs(config)
 SETS = (
     f"{R}/fold-{{fold}}_k-{{k}}"  # everything made from one set of real training cases
