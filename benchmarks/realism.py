@@ -9,8 +9,6 @@ there), makes one synthetic tumour in each host with each of `variants()`, and w
 """
 
 import argparse
-import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,27 +17,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import NDArray
 
 from benchmarks import cohorts, separability, texture
+from benchmarks.study import STUDY, Study, load, prepared, real_tumour
 from benchmarks.texture import Tumour
 from tumorfab import bank, config, place, stage
 from tumorfab.bank import Bank
-from tumorfab.contrast import Reference
 from tumorfab.draw import MisfitError
-from tumorfab.host import Host, load_host, load_patient
+from tumorfab.host import Host
 from tumorfab.stage import InputError
 from tumorfab.stats import bootstrap
-from tumorfab.volume import load_grid, load_on
-
-ROOT = Path(__file__).parent.parent
-STUDY = ROOT / "config" / "ixi_brats_t1_2mm.yaml"
-PATIENTS = {
-    "healthy": {"source": "none"},
-    "place": {"patients": "healed"},
-    "modalities": ["T1w", "T1c", "T2w", "FLAIR"],
-}
 
 
 def variants() -> dict[str, dict[str, Any]]:
@@ -60,7 +48,7 @@ def synthesise(host: Host, rois: Bank, params: dict[str, Any], seed: int) -> Tum
     Raises `InputError` when no draw fits.
     """
     name, about = next(iter(rois.about.items()))
-    rng = stage.rng(seed, "realism", host.subject)
+    rng = stage.rng(seed, "realism", host.subject, name)
     try:
         made = place.make(rng, host, rois, params | {"donor": name}).made
     except MisfitError as reason:
@@ -70,87 +58,20 @@ def synthesise(host: Host, rois: Bank, params: dict[str, Any], seed: int) -> Tum
     return Tumour(about["donor"], host.subject, relative, made.labels, *place_)
 
 
-@dataclass(frozen=True)
-class Study:
-    """Where the standardised files are, and which subjects are hosts and annotated cases."""
-
-    out: Path
-    label: str
-    modalities: list[str]
-    hosts: list[str]
-    cases: list[str]
-    patients: bool  # the hosts are the cases, healed
-
-    def anat(self, subject: str) -> Path:
-        """Folder of a subject's standardised files."""
-        return self.out / "results" / f"sub-{subject}" / "anat"
-
-
-def prepared(study: Path, data: Path, out: Path, patients: bool, cores: int) -> Study:
-    """Run the workflow of a study up to its standardised scans and put all its tumours into a bank.
-
-    The folders that the study names are looked for in `data`. With `patients` the annotated cases
-    are the hosts, too. Raises `InputError` when the workflow fails.
-    """
-    section = yaml.safe_load(study.read_text(encoding="utf-8")) | {"results": "results"}
-    section |= PATIENTS if patients else {}
-    for cohort in (section["healthy"], section["annotated"]):
-        if "path" in cohort:
-            cohort["path"] = str((data / Path(cohort["path"]).name).resolve())
-    stage.write_text(out / "study.yaml", yaml.safe_dump(section))
-    settings = config.validated(section)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", f"{ROOT}/Snakefile",
-               "--directory", f"{out}", "--configfile", f"{out}/study.yaml", "--cores", f"{cores}",
-               "--replace-workflow-config",
-               "--until", "standardise_healthy", "standardise_annotated"]  # fmt: skip
-    log = out / "workflow.log"
-    with open(log, "w", encoding="utf-8") as handle:
-        if subprocess.run(command, stdout=handle, stderr=subprocess.STDOUT, cwd=ROOT).returncode:
-            raise InputError(f"{log}: the workflow failed; its end says why")
-    subjects = pd.read_csv(out / "results" / "cohort" / "subjects.tsv", sep="\t", dtype=str)
-    hosts, cases = (
-        subjects.loc[subjects["cohort"] == cohort, "subject"].tolist()
-        for cohort in ("healthy", "annotated")
-    )
-    label, modalities = settings["space"]["label"], settings["modalities"]
-    named = [part for case in cases for part in ("--case", case, "unknown")]
-    bank.main([*named, "--results", f"{out}/results", "--label", label,
-               "--modality", *modalities, "--out", f"{out}/bank"])  # fmt: skip
-    donors = {about["donor"] for about in bank.load(out / "bank", cases).about.values()}
-    cases = [case for case in cases if case in donors]
-    return Study(out, label, modalities, cases if patients else hosts, cases, patients)
-
-
-def real_tumour(study: Study, case: str) -> Tumour:
-    """The largest tumour of a patient, in the patient."""
-    files = bank.case_files(study.anat(case), case, study.label)
-    grid = load_grid(files["dseg"])
-    record = stage.read_json(study.out / "bank" / f"sub-{case}_rois.json")
-    images = {
-        m: Reference(*record["reference"][m]).relative(load_on(str(files["image"]).format(m), grid))
-        for m in study.modalities
-    }
-    labels = np.zeros(grid.shape, np.uint8)
-    where = tuple(slice(*ends) for ends in record["rois"][0]["box"])
-    labels[where] = bank.load(study.out / "bank", [case]).roi(record["rois"][0]["roi"]).labels
-    annotated, brain, ventricles = (
-        load_on(files[name], grid, labels=True) > 0 for name in ("dseg", "brain", "ventricles")
-    )
-    other = annotated & (labels == 0)
-    return Tumour(case, case, images, labels, brain & ~other, ventricles, grid.spacing)
+def pairs(hosts: list[str], cases: list[str]) -> list[tuple[str, str]]:
+    """(host, donor) such that every host and every case is in one, hosts that are cases with their
+    own tumour; few of them hang together, so that a donor with its hosts can be left out."""
+    donors = sorted(cases, key=lambda case: hosts.index(case) if case in hosts else len(hosts))
+    count = max(len(hosts), len(donors))
+    return [(hosts[i % len(hosts)], donors[i % len(donors)]) for i in range(count)]
 
 
 def synthetic_tumour(
     study: Study, params: dict[str, Any], seed: int, pair: tuple[str, str]
-) -> Tumour | None:
-    """A tumour of a donor in a host; `pair` is (host, donor). None in a patient who cannot be
-    healed."""
+) -> Tumour:
+    """A tumour of a donor in a host; `pair` is (host, donor)."""
     host, donor = pair
-    where = host, study.anat(host), study.label, study.modalities
-    brain = load_patient(*where, "healed") if study.patients else load_host(*where)
-    if brain.labels.any():
-        return None
-    return synthesise(brain, bank.load(study.out / "bank", [donor]), params, seed)
+    return synthesise(load(study, host), bank.load(study.out / "bank", [donor]), params, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,15 +194,17 @@ def main() -> None:
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     study = prepared(args.study, args.data, out, args.patients, args.processes)
-    # A host has one donor, so that leaving out a donor with its hosts loses nothing.
-    pairs = [(host, study.cases[i % len(study.cases)]) for i, host in enumerate(study.hosts)]
     with ProcessPoolExecutor(args.processes) as pool:
+        hosts = study.hosts
+        if study.patients:
+            fit = pool.map(partial(_heals, study), hosts)
+            hosts = [host for host, heals in zip(hosts, fit, strict=True) if heals]
         found = pool.map(partial(_measured_real, study, args.seed), study.cases)
         real = list(stage.progress(found, "real tumours", len(study.cases)))
-        made = {}
+        made, jobs = {}, pairs(hosts, study.cases)
         for variant, params in variants().items():
-            theirs = pool.map(partial(_measured_synthetic, study, args.seed, params), pairs)
-            made[variant] = [t for t in stage.progress(theirs, variant, len(pairs)) if t]
+            found = pool.map(partial(_measured_synthetic, study, args.seed, params), jobs)
+            made[variant] = list(stage.progress(found, variant, len(jobs)))
     result = compare(real, made, args.seed)
     write(out, real, made, result, args.seed)
     print(printed(result))
@@ -293,9 +216,12 @@ def _measured_real(study: Study, seed: int, case: str) -> Measured:
 
 def _measured_synthetic(
     study: Study, seed: int, params: dict[str, Any], pair: tuple[str, str]
-) -> Measured | None:
-    made = synthetic_tumour(study, params, seed, pair)
-    return measured(made, seed) if made else None
+) -> Measured:
+    return measured(synthetic_tumour(study, params, seed, pair), seed)
+
+
+def _heals(study: Study, patient: str) -> bool:
+    return not load(study, patient).labels.any()
 
 
 if __name__ == "__main__":

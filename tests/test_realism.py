@@ -10,6 +10,7 @@ import toy
 from scipy import ndimage
 
 from benchmarks import cohorts, realism, separability, texture
+from benchmarks.study import Study, real_tumour
 from benchmarks.texture import Tumour
 from tumorfab import bank, config, stage
 from tumorfab.stage import InputError
@@ -208,7 +209,7 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("realism")
     hosts, cases = toy.write_cohort(folder / "results")
     shutil.move(folder / "results" / "bank", folder / "bank")
-    return realism.Study(folder, toy.LABEL, toy.MODALITIES, hosts, cases, False)
+    return Study(folder, toy.LABEL, toy.MODALITIES, hosts, cases, False)
 
 
 def test_variants_are_settings_that_the_schema_knows_and_end_at_its_defaults():
@@ -218,6 +219,18 @@ def test_variants_are_settings_that_the_schema_knows_and_end_at_its_defaults():
         config.validated({"place": known})
     defaults = config.validated({})["place"]
     assert list(found.values())[-1] == defaults | {"site_mni_mm": [], "tries": 500}
+
+
+@pytest.mark.parametrize("hosts", [["C", "F", "A"], [f"H{i}" for i in range(13)]])
+def test_pairs_use_every_host_and_donor_and_can_be_left_out_apart(hosts):
+    cases = list("ABCDEF")
+    found = realism.pairs(hosts, cases)
+    assert {host for host, _ in found} == set(hosts)
+    assert {donor for _, donor in found} == set(cases)
+    assert {(h, h) for h in hosts if h in cases} <= set(found)
+    together = [*found, *zip(cases, cases, strict=True)]  # and the real tumours
+    group = separability.groups([donor for _, donor in together], [host for host, _ in together])
+    assert len(set(group)) == min(len(hosts), len(cases))
 
 
 def test_a_real_tumour_is_read_as_the_bank_has_it_and_a_second_one_is_not_tissue(study, tmp_path):
@@ -230,7 +243,7 @@ def test_a_real_tumour_is_read_as_the_bank_has_it_and_a_second_one_is_not_tissue
     assert not labels[second].any()
     save(path, np.where(second, 3, labels).astype(np.uint8), toy.GRID.affine)
     bank.bank_case("A1", study.anat("A1"), toy.LABEL, toy.MODALITIES, "CC0", tmp_path / "bank")
-    found = realism.real_tumour(study, "A1")
+    found = real_tumour(study, "A1")
     assert np.array_equal(found.labels, labels)
     assert found.brain[labels > 0].all()
     assert not found.brain[second].any()
@@ -242,8 +255,8 @@ def test_a_real_tumour_is_read_as_the_bank_has_it_and_a_second_one_is_not_tissue
 
 def test_steps_of_the_synthesis_are_made_measured_compared_and_written(study, tmp_path):
     variants = {name: realism.variants()[name] for name in ("pasted", "+ mass effect")}
-    real = [realism.measured(realism.real_tumour(study, case), 0) for case in study.cases]
-    pairs = list(zip(study.hosts, study.cases, strict=False))
+    real = [realism.measured(real_tumour(study, case), 0) for case in study.cases]
+    pairs = realism.pairs(study.hosts, study.cases)
     made = {
         name: [realism.measured(realism.synthetic_tumour(study, p, 0, pair), 0) for pair in pairs]
         for name, p in variants.items()
@@ -253,7 +266,7 @@ def test_steps_of_the_synthesis_are_made_measured_compared_and_written(study, tm
     assert set(found["auc"]) == set(variants)
     for zones in found["auc"].values():
         for auc in zones.values():
-            assert len(auc["groups"]) == len(pairs)
+            assert len(auc["groups"]) == len(study.hosts)
             assert 0 <= auc["low"] <= auc["mean"] <= auc["high"] <= 1
     assert set(found["features"]["variant"]) == set(variants)
     assert {"T1w ED", "T2w ET"} <= set(found["intensities"].index)
