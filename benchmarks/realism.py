@@ -3,9 +3,9 @@
     python -m benchmarks.realism --data ../shared/data --out FOLDER
 
 prepares the study's scans with its own workflow (kept in `--out`, so that a second run starts
-there), makes one synthetic tumour in each host with each of `variants()`, and writes to `--out`:
-`tumours.csv`, the measures of every tumour; `features.csv` and `intensities.csv`, the comparisons;
-`realism.json`, these and the classifier's. Tables are printed as Markdown.
+there), makes one synthetic tumour for each of `pairs` with each of `variants()`, and writes to
+`--out`: `tumours.csv`, the measures of every tumour; `features.csv` and `intensities.csv`, the
+comparisons; `realism.json`, these and the classifier's. Tables are printed as Markdown.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The brains of the benchmark of realism: a study's scans, standardised by its own workflow, and its
+"""The brains that `realism` measures: a study's scans, standardised by its own workflow, and its
 real tumours in their patients."""
 
 import subprocess
