@@ -115,6 +115,15 @@ def test_growth_moves_the_boundary_by_so_much(grow):
     assert radius(grow) - radius(0.0) == pytest.approx(grow, abs=0.5)  # a quarter of a voxel
 
 
+@pytest.mark.parametrize("grow", [-1.0, 2.0])
+def test_a_tumour_without_enhancement_grows_none(grow):
+    labels = np.where(shapes.ellipsoid((33, 33, 33), (16, 16, 16), 7.0), 1, 0).astype(np.uint8)
+    roi = roi_of(labels, {"T1w": labels + np.zeros(labels.shape)})
+    found = shape.cast(GRID, roi, roi, posed(rotation_deg=[20.0, 0, 0], grow_mm=grow, warp_mm=1.0))
+    assert core(found).any()
+    assert not ((found.core < 0) & (found.necrosis >= 0)).any()
+
+
 def test_a_partner_gives_a_form_in_between_of_the_same_volume():
     own, other, both = (
         core(shape.cast(GRID, one, LONG, posed(partner_share=share)))

@@ -21,7 +21,7 @@ Mask = NDArray[np.bool_]
 # Speed of the front in grey matter, white matter being 1.
 GREY_SPEED = 0.12
 # Variation of the speed (standard deviation of its logarithm) and its detail (mm).
-UNEVEN, KNOTS_MM = 0.5, 7.0
+UNEVEN, KNOTS_MM = 0.35, 7.0
 # The front is computed on voxels of about this edge (mm).
 SOLVE_MM = 2.0
 # A block with more CSF than this is closed.

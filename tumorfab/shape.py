@@ -97,8 +97,9 @@ def cast(grid: Grid, roi: Roi, partner: Roi, pose: Pose) -> Cast | None:
         necrosis = (1 - share) * necrosis + share / ratio * _sampled(
             partner.necrosis, other, partner.spacing
         )
-    stretch = _stretch(pose)
-    return Cast(where, core * stretch - np.float32(pose.grow_mm), necrosis * stretch, own)
+    # Both boundaries move, so that an enhancing rim keeps its thickness and none appears.
+    stretch, grow = _stretch(pose), np.float32(pose.grow_mm)
+    return Cast(where, core * stretch - grow, necrosis * stretch - grow, own)
 
 
 def whole(roi: Roi, cast: Cast, pose: Pose) -> Image:
