@@ -123,10 +123,13 @@ def one(healthy: Host, donors: Bank, params: dict[str, Any], folder: Path) -> di
     """Seconds of one sample: computing it, writing it, reading it."""
     rng = stage.rng(1, "bench")
     found = place.make(rng, healthy, donors, params)
-    sidecar = folder / "sample.json"
-    compute = seconds(
-        lambda: place.checks(healthy, place.apply(healthy, donors, found.draw, params), found.draw)
-    )
+    sidecar, used = folder / "sample.json", healthy.copy()
+
+    def computed() -> None:
+        made = place.apply(healthy, donors, found.draw, params, used)
+        place.checks(healthy, made, found.draw)
+
+    compute = seconds(computed)
     return {
         "compute": compute,
         "write": seconds(lambda: write(found.made, sidecar)),
@@ -142,9 +145,10 @@ def batch(job: tuple[int, int]) -> float:
         folder = Path(name)
         healthy, donors = host(f"host{number}", MODALITIES), rois(folder, TYPICAL_ML, MODALITIES)
         _ = donors.roi("A-0"), donors.roi("B-0")  # read once
+        used = healthy.copy()
         start = time.perf_counter()
         for index in range(count):
-            found = place.make(stage.rng(number, "batch", index), healthy, donors, params)
+            found = place.make(stage.rng(number, "batch", index), healthy, donors, params, used)
             write(found.made, folder / f"sample{index % 2}.json")
         return (time.perf_counter() - start) / count
 

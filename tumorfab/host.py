@@ -13,10 +13,12 @@ from tumorfab import bank, mass_effect, patient
 from tumorfab.anatomy import Plane
 from tumorfab.contrast import SURE, Reference, grain, near_tumour, reference
 from tumorfab.stage import InputError, read_json
-from tumorfab.volume import Grid, Image, Labels, load_grid, load_on
+from tumorfab.volume import Grid, Image, Labels, lattice, load_grid, load_on
 
 Mask = NDArray[np.bool_]
 
+# Arrays that a tumour changes, beside the images.
+OWN = ("csf", "wm", "ventricles", "labels", "changed")
 # A second tumour begins at least this far (mm) from the first.
 APART_MM = 15.0
 
@@ -58,14 +60,24 @@ class Host:
         """Where a tumour may begin."""
         return self.room & (self.csf < 0.5) & ~self.ventricles & (self.labels == 0)
 
-    def copy(self) -> "Host":
-        """A host whose arrays can be changed without changing this one's."""
-        return replace(
-            self,
-            images={m: image.copy() for m, image in self.images.items()},
-            **{name: getattr(self, name).copy() for name in ("csf", "wm", "ventricles")},
-            **{name: getattr(self, name).copy() for name in ("labels", "changed")},
-        )
+    @cached_property
+    def lattices(self) -> dict[str, float]:
+        """Step between the values that a file of each image holds (`volume.lattice`)."""
+        return {m: lattice(image) for m, image in self.images.items()}
+
+    def copy(self, used: "Host | None" = None) -> "Host":
+        """A host whose arrays can be changed without changing this one's: those of a `used` copy
+        that nobody needs any more (fresh memory costs three times the copying), or new ones."""
+        if used is None:
+            images = {m: np.empty_like(image) for m, image in self.images.items()}
+            used = replace(
+                self, images=images, **{name: np.empty_like(getattr(self, name)) for name in OWN}
+            )
+        for modality, image in self.images.items():
+            np.copyto(used.images[modality], image)
+        for name in OWN:
+            np.copyto(getattr(used, name), getattr(self, name))
+        return replace(used, jacobian=self.jacobian, moved_mm=self.moved_mm)
 
 
 def load_host(subject: str, anat: Path, label: str, modalities: list[str]) -> Host:

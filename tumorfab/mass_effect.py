@@ -36,7 +36,7 @@ SOFT = 0.4
 # The falx reaches this deep (mm) between the hemispheres.
 FALX_DEPTH_MM = 35.0
 # Displacements are shortened by this much (mm), so that voxels far away stay the host's.
-LEAST_MM = 0.4
+LEAST_MM = 0.5
 ITERATIONS, TOLERANCE = 150, 3e-3
 
 

@@ -44,15 +44,22 @@ class Sample:
     rejected: dict[str, int]
 
 
-def make(rng: np.random.Generator, host: Host, rois: Bank, params: dict[str, Any]) -> Sample:
+def make(
+    rng: np.random.Generator,
+    host: Host,
+    rois: Bank,
+    params: dict[str, Any],
+    used: Host | None = None,
+) -> Sample:
     """Draw and compute until a sample passes every check; `params` is the config's `place` section
-    with this sample's wishes in it. Raises `MisfitError` with the reasons when `tries` draws
-    fail."""
+    with this sample's wishes in it, `used` as in `Host.copy`. Raises `MisfitError` with the reasons
+    when `tries` draws fail."""
     rejected: Counter[str] = Counter()
+    used = host.copy() if used is None else used
     for _ in range(params["tries"]):
         try:
             draw = sample(rng, host, rois, params)
-            made = apply(host, rois, draw, params)
+            made = apply(host, rois, draw, params, used)
         except MisfitError as reason:
             rejected[str(reason)] += 1
             continue
@@ -65,10 +72,12 @@ def make(rng: np.random.Generator, host: Host, rois: Bank, params: dict[str, Any
     raise MisfitError(f"no place found in {params['tries']} draws ({reasons})")
 
 
-def apply(host: Host, rois: Bank, draw: Draw, params: dict[str, Any]) -> Host:
-    """The host with the drawn tumours in it. Deterministic; the host itself is not changed. Raises
-    `MisfitError` where a tumour has no room."""
-    made = host.copy()
+def apply(
+    host: Host, rois: Bank, draw: Draw, params: dict[str, Any], used: Host | None = None
+) -> Host:
+    """The host with the drawn tumours in it. Deterministic; the host itself is not changed (`used`
+    as in `Host.copy`). Raises `MisfitError` where a tumour has no room."""
+    made = host.copy(used)
     for tumour in draw.tumours:
         made = grow(made, rois, tumour, params, draw.tumour_free)
     return made
@@ -90,10 +99,9 @@ def checks(host: Host, made: Host, draw: Draw) -> dict[str, bool]:
             (still & (made.images[m] != host.images[m])).any() for m in host.images
         ),
         "intensities can be stored": all(
-            np.isfinite(x.max()) and lattice(x) <= lattice(host.images[m])
-            for m, x in made.images.items()
+            np.isfinite(x.max()) and lattice(x) <= host.lattices[m] for m, x in made.images.items()
         ),
-        "background stays 0": not any((~made.brain & (x != 0)).any() for x in made.images.values()),
+        "background stays 0": not any(((x != 0) > made.brain).any() for x in made.images.values()),
     }
     return {name: bool(ok) for name, ok in found.items()}
 
@@ -151,10 +159,11 @@ def main(argv: list[str] | None = None) -> None:
         "tumorfab": __version__,
     }
     licences = {d: stage.read_json(args.bank / f"sub-{d}_rois.json")["licence"] for d in args.donor}
+    copy = host.copy()
     for number in stage.progress(range(args.draws), f"coarse samples in sub-{args.host}"):
         sidecar = args.out / f"sub-{args.host}_space-{args.label}_desc-coarse{number:03d}.json"
         wish = asked.get((args.host, number), {})
-        found, used, refused = _settled(args, number, host, rois, params, wish)
+        found, settings, refused = _settled(args, number, host, rois, params, wish, copy)
         used_rois = {r for t in found.draw.tumours for r in (t.roi, t.partner)}
         own = {args.host} if args.patient else set()
         donors = sorted({rois.about[r]["donor"] for r in used_rois} | own)
@@ -165,7 +174,7 @@ def main(argv: list[str] | None = None) -> None:
             "donors": donors,
             "number": number,
             "draw": asdict(found.draw),
-            "params": used,
+            "params": settings,
             "wish": wish,
             "refused": refused,
             "rejected_draws": found.rejected,
@@ -184,14 +193,15 @@ def _settled(
     rois: Bank,
     params: dict[str, Any],
     wish: dict[str, Any],
+    copy: Host,
 ) -> tuple[Sample, dict[str, Any], list[str]]:
     """The sample, the settings that it was made with, and why others were refused: what was asked
     for; else whatever fits; else the host without a tumour, so that the batch goes on."""
     refused: list[str] = []
-    for used in ([params | wish] if wish else []) + [params]:
+    for settings in ([params | wish] if wish else []) + [params]:
         rng = stage.rng(args.seed, "place", args.host, number, len(refused))
         try:
-            return make(rng, host, rois, used), used, refused
+            return make(rng, host, rois, settings, copy), settings, refused
         except MisfitError as reason:
             refused.append(str(reason))
             print(f"sub-{args.host}, sample {number}: {reason}", file=sys.stderr, flush=True)
