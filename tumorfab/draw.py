@@ -16,7 +16,7 @@ from tumorfab.stage import InputError
 # Enhancing tumour below this (mm^3) is not a class of its own.
 LEAST_ENHANCING_MM3 = 100.0
 # How much of the core may lie outside the brain, in ventricles (which give way) and in other CSF.
-MOST_OUTSIDE, MOST_IN_VENTRICLES, MOST_IN_CSF = 0.02, 0.02, 0.3
+MOST_OUTSIDE, MOST_IN_VENTRICLES, MOST_IN_CSF = 0.02, 0.05, 0.3
 # Spread (sd of the logarithm) of the oedema's volume around the cohort's.
 OEDEMA_SPREAD = 0.3
 
