@@ -286,10 +286,15 @@ def test_each_check_can_fail(cohort):
     calm = np.argwhere(~sample.made.changed & host.brain)[0]
     outside, ventricle = np.argwhere(~host.brain)[0], np.argwhere(sample.made.ventricles)[0]
 
+    def touched(at):
+        spoiled = sample.made.changed.copy()
+        spoiled[tuple(at)] = True
+        return {"changed": spoiled}
+
     def with_label(at):
         spoiled = labels.copy()
         spoiled[tuple(at)] = 1
-        return {"labels": spoiled}
+        return {"labels": spoiled, **touched(at)}
 
     def with_voxel(at, value):
         spoiled = images["T2w"].copy()
@@ -303,12 +308,17 @@ def test_each_check_can_fail(cohort):
         "nothing folds": {"jacobian": -0.1},
         "untouched voxels are the host's": with_voxel(calm, 0.123),
         "intensities can be stored": with_voxel(np.argwhere(labels)[0], 1e4),
-        "background stays 0": with_voxel(outside, 0.5),
+        "nothing outside the brain is touched": touched(outside),
     }
     assert set(faults) == set(sample.checks)
     for name, fault in faults.items():
         spoiled = dataclasses.replace(sample.made, **fault)
         assert not place.checks(host, spoiled, sample.draw)[name], name
+    astray = labels.copy()
+    astray[tuple(calm)] = 2
+    for fault in (with_voxel(outside, 0.5), {"labels": astray}):
+        spoiled = dataclasses.replace(sample.made, **fault)
+        assert not place.checks(host, spoiled, sample.draw)["untouched voxels are the host's"]
     broken = dataclasses.replace(sample.made, **with_voxel(np.argwhere(labels)[0], np.nan))
     assert not all(place.checks(host, broken, sample.draw).values())
     free = dataclasses.replace(sample.draw, tumour_free=True)

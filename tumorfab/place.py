@@ -30,7 +30,7 @@ from tumorfab.draw import Draw, MisfitError, check, sample
 from tumorfab.host import Host, load_host, load_patient
 from tumorfab.stage import InputError
 from tumorfab.tumour import grow
-from tumorfab.volume import lattice, save
+from tumorfab.volume import box, lattice, save
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,23 +85,30 @@ def apply(
 
 def checks(host: Host, made: Host, draw: Draw) -> dict[str, bool]:
     """What must hold for every sample, by name. `host` is what it was made from."""
-    still, own = ~made.changed, made.labels.copy()
-    own[host.labels > 0] = 0  # tumours that the host had are not judged
+    changed = made.changed
+    # Where nothing has changed the labels are the host's; tumours that it had are not judged.
+    where = box(changed) if changed.any() else tuple(slice(0, 1) for _ in changed.shape)
+    own = np.where(host.labels[where] > 0, 0, made.labels[where])
     tumour = own > 0
     found = {
         "label holds a core, or nothing where no tumour was wanted": (
             bool((tumour & (own != 2)).any()) != draw.tumour_free
         ),
-        "label lies in the brain": not (tumour & ~made.brain).any(),
-        "no tumour in a ventricle": not (tumour & made.ventricles).any(),
+        "label lies in the brain": not (tumour > made.brain[where]).any(),
+        "no tumour in a ventricle": not (tumour & made.ventricles[where]).any(),
         "nothing folds": made.jacobian > 0,
         "untouched voxels are the host's": not any(
-            (still & (made.images[m] != host.images[m])).any() for m in host.images
+            ((ours != theirs) > changed).any()
+            for ours, theirs in [
+                (made.labels, host.labels),
+                *((made.images[m], image) for m, image in host.images.items()),
+            ]
         ),
         "intensities can be stored": all(
-            np.isfinite(x.max()) and lattice(x) <= host.lattices[m] for m, x in made.images.items()
+            np.isfinite(x[where].max()) and lattice(x[where]) <= host.lattices[m]
+            for m, x in made.images.items()
         ),
-        "background stays 0": not any(((x != 0) > made.brain).any() for x in made.images.values()),
+        "nothing outside the brain is touched": not (changed > made.brain).any(),
     }
     return {name: bool(ok) for name, ok in found.items()}
 
