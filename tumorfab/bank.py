@@ -151,10 +151,10 @@ def bank_case(
         raise InputError(
             f"{files['dseg']}: holds no tumour; leave this case out of the training split"
         )
-    wm, ventricles = load_on(files["WM"], grid), load_on(files["ventricles"], grid, labels=True) > 0
+    wm, brain = load_on(files["WM"], grid), load_on(files["brain"], grid, labels=True) > 0
     images = {m: load_on(str(files["image"]).format(m), grid) for m in modalities}
     exclude = near_tumour(labels, grid)
-    references = {m: reference(image, wm, ventricles, exclude) for m, image in images.items()}
+    references = {m: reference(image, wm, brain, exclude) for m, image in images.items()}
     white = (wm > SURE) & ~exclude
     grains = {m: grain(references[m].relative(x), white, grid.spacing) for m, x in images.items()}
     found = extract(subject, images, labels, references, grains, grid)

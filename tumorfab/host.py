@@ -129,7 +129,7 @@ def _load(
     near = None if labels is None else near_tumour(labels, grid)
     try:
         references = {
-            m: reference(image, tissues["WM"], ventricles, near) for m, image in images.items()
+            m: reference(image, tissues["WM"], brain, near) for m, image in images.items()
         }
     except InputError as error:
         raise InputError(f"sub-{subject}: {error}") from None
