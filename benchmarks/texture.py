@@ -22,7 +22,7 @@ Spacing = NDArray[np.float64]
 
 FAR_MM = 16.0
 FEWEST = 20  # voxels; statistics of fewer say nothing
-BIN = 0.05  # of the distance from white matter to CSF: bins of the histogram for the entropy
+BIN = 0.15  # of the brain's spread: bins of the histogram for the entropy
 LEVELS = 16  # grey levels of the co-occurrence matrix, which fewer voxels do not fill
 FEWEST_TEXTURE = 200
 FIRST_ORDER = ("mean", "sd", "skewness", "kurtosis", "entropy")
