@@ -6,8 +6,8 @@ brain, which is also what a network sees once its input is normalised.
 
 Distances between tissues would be the more physical units and were tried. That of grey and white
 matter differs most between scanners, and tumours came out brighter or darker than they are
-anywhere; measured by that of white matter and ventricles they had half of the contrast that real
-ones have after normalisation, and a network trained on them called half of each patient tumour.
+anywhere; measured by that of white matter and ventricles they had less contrast than real ones have
+after normalisation, and a network trained on them found patients' tumours worse.
 """
 
 from dataclasses import dataclass
