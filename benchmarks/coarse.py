@@ -71,7 +71,7 @@ def host(name: str, modalities: tuple[str, ...]) -> Host:
 
 def rois(folder: Path, core_ml: float, modalities: tuple[str, ...]) -> Bank:
     """Two donors: warped balls of `core_ml` with a necrotic middle and a shell of oedema."""
-    radius = (3000 * core_ml / (4 * np.pi)) ** (1 / 3)
+    radius = volume.ball_radius(1000 * core_ml)
     edge = int(2 * (1.5 * radius + 14))
     grid = Grid((edge, edge, edge), np.eye(4))
     for donor in ("A", "B"):

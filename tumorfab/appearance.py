@@ -1,6 +1,6 @@
 """What a tumour looks like in a host: in units of the host's own tissue, in all modalities jointly.
 
-Intensities are relative to white and grey matter (`contrast`), so that neither the donor's nor the
+Intensities are relative to white matter (`contrast`), so that neither the donor's nor the
 host's scanner shows. Arrays: images (M, I, J, K), everything else (I, J, K).
 """
 
@@ -61,7 +61,7 @@ def oedematous(
     )
     root = (lacking[:, None] * _root(correlation)).astype(np.float32)
     smooth = np.stack([fields.noise(rng, density.shape, spacing, KNOTS_MM) for _ in images])
-    shift = np.tensordot(root.astype(np.float32), smooth, 1)
+    shift = np.tensordot(root, smooth, 1)
     shift += _column(look["ED"]["mean"] - anatomy.mean(1))
     shift *= weight
     # Anatomy and grain can fade to nothing, not turn round.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tumorfab.contrast import SURE, grain, near_tumour, reference
+from tumorfab.contrast import measured, near_tumour
 from tumorfab.roi import CLASSES, Roi, extract
 from tumorfab.stage import InputError, atomic, progress, read_json, run, write_json
 from tumorfab.volume import Box, Grid, first_line, load_grid, load_on
@@ -154,9 +154,7 @@ def bank_case(
     wm, brain = load_on(files["WM"], grid), load_on(files["brain"], grid, labels=True) > 0
     images = {m: load_on(str(files["image"]).format(m), grid) for m in modalities}
     exclude = near_tumour(labels, grid)
-    references = {m: reference(image, wm, brain, exclude) for m, image in images.items()}
-    white = (wm > SURE) & ~exclude
-    grains = {m: grain(references[m].relative(x), white, grid.spacing) for m, x in images.items()}
+    references, grains = measured(images, wm, brain, exclude, grid.spacing)
     found = extract(subject, images, labels, references, grains, grid)
     to_mni = np.array(read_json(files["about"])["mni_from_space"])
     save(out / f"sub-{subject}_rois.npz", [roi for roi, _ in found])

@@ -74,6 +74,21 @@ def grain(image: Image, mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -
     return float(fine[mask[where]].std())
 
 
+def measured(
+    images: dict[str, Image],
+    wm: Image,
+    brain: NDArray[np.bool_],
+    exclude: NDArray[np.bool_],
+    spacing: NDArray[np.float64],
+) -> tuple[dict[str, Reference], dict[str, float]]:
+    """Reference of every modality of one brain, and the grain of its white matter in those units.
+    Arguments and errors as of `reference`."""
+    references = {m: reference(image, wm, brain, exclude) for m, image in images.items()}
+    white = (wm > SURE) & ~exclude
+    grains = {m: grain(references[m].relative(x), white, spacing) for m, x in images.items()}
+    return references, grains
+
+
 def near_tumour(labels: Labels, grid: Grid) -> NDArray[np.bool_]:
     """The tumour and the tissue within `NEAR_MM` of it."""
     if not labels.any():

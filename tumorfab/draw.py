@@ -12,6 +12,7 @@ from tumorfab.host import APART_MM, Host
 from tumorfab.roi import core_mm3
 from tumorfab.shape import Pose
 from tumorfab.stage import InputError
+from tumorfab.volume import ball_radius
 
 # Enhancing tumour below this (mm^3) is not a class of its own.
 LEAST_ENHANCING_MM3 = 100.0
@@ -177,10 +178,9 @@ def _refuse(
         raise MisfitError("on another tumour")
     for other in others:
         apart = (np.array(other.pose.site) - pose.site) * host.grid.spacing
-        scales = np.prod(other.pose.scale), np.prod(pose.scale)
-        volumes = core_mm3(bank.about[other.roi]) * scales[0], len(core) * host.grid.voxel_volume
-        radii = sum((3 * v / (4 * np.pi)) ** (1 / 3) for v in volumes)
-        if np.linalg.norm(apart) < radii + APART_MM:
+        theirs = core_mm3(bank.about[other.roi]) * float(np.prod(other.pose.scale))
+        ours = len(core) * host.grid.voxel_volume
+        if np.linalg.norm(apart) < ball_radius(theirs) + ball_radius(ours) + APART_MM:
             raise MisfitError("too near another tumour")
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tumorfab import bank, mass_effect, patient
 from tumorfab.anatomy import Plane
-from tumorfab.contrast import SURE, Reference, grain, near_tumour, reference
+from tumorfab.contrast import Reference, measured, near_tumour
 from tumorfab.stage import InputError, read_json
 from tumorfab.volume import Grid, Image, Labels, lattice, load_grid, load_on
 
@@ -30,10 +30,9 @@ class Host:
     `grains` are those of its white matter in tissue-relative units (see `contrast.grain`),
     `csf` and `wm` are tissue shares in 0..1, `to_mni` (4, 4) takes RAS+ mm to MNI152, `labels` are
     the tumours that it has already (0, 1 NCR, 2 ED, 3 ET), `room` is where others may begin,
-    `changed` the voxels that are no longer
-    the healthy scan's, `jacobian` the smallest one of any displacement so far and `moved_mm` the
-    largest displacement. `falx` is on blocks (see `mass_effect.falx`); `sites` keeps what
-    `draw.host_sites` has found.
+    `changed` the voxels that are no longer the healthy scan's, `jacobian` the smallest one of any
+    displacement so far and `moved_mm` the largest displacement. `falx` is on blocks (see
+    `mass_effect.falx`); `sites` keeps what `draw.host_sites` has found.
     """
 
     subject: str
@@ -82,7 +81,9 @@ class Host:
 
 def load_host(subject: str, anat: Path, label: str, modalities: list[str]) -> Host:
     """Read a standardised healthy subject. Raises `InputError` for a missing or unfit file."""
-    return _load(subject, bank.case_files(anat, subject, label), modalities)[0]
+    files = bank.case_files(anat, subject, label)
+    grid = load_grid(files["brain"])
+    return _load(subject, files, modalities, np.zeros(grid.shape, np.uint8), grid)
 
 
 def load_patient(subject: str, anat: Path, label: str, modalities: list[str], way: str) -> Host:
@@ -91,12 +92,14 @@ def load_patient(subject: str, anat: Path, label: str, modalities: list[str], wa
     who cannot be healed is kept, and the reason printed. Raises `InputError` as `load_host` does.
     """
     files = bank.case_files(anat, subject, label)
-    labels = np.ascontiguousarray(load_on(files["dseg"], load_grid(files["brain"]), labels=True))
-    host, tissues = _load(subject, files, modalities, labels)
+    grid = load_grid(files["brain"])
+    labels = _read(files["dseg"], grid, labels=True)
+    host = _load(subject, files, modalities, labels, grid)
     if way == "healed":
+        tissues = {"CSF": host.csf, "GM": _read(files["GM"], grid), "WM": host.wm}
         try:
             found = patient.healed(
-                host.images, tissues, host.ventricles, host.brain, labels, host.plane, host.grid
+                host.images, tissues, host.ventricles, host.brain, labels, host.plane, grid
             )
             return replace(
                 host,
@@ -107,47 +110,33 @@ def load_patient(subject: str, anat: Path, label: str, modalities: list[str], wa
             )
         except ValueError as reason:
             print(f"sub-{subject}: kept as it is: {reason}", file=sys.stderr, flush=True)
-    room = patient.room(labels, host.brain, host.plane, host.grid, APART_MM)
+    room = patient.room(labels, host.brain, host.plane, grid, APART_MM)
     return replace(host, labels=labels, room=room)
 
 
 def _load(
-    subject: str, files: dict[str, Path], modalities: list[str], labels: Labels | None = None
-) -> tuple[Host, dict[str, Image]]:
-    """The host as if it had no tumour, and its tissue maps; tissue near `labels`, infiltrated or
-    displaced, sets no reference."""
-    grid = load_grid(files["brain"])
-
-    def read(path: Path | str, labels: bool = False) -> NDArray:
-        # Files hold I fastest; everything here works fastest with K so.
-        return np.ascontiguousarray(load_on(path, grid, labels))
-
-    tissues = {t: read(files[t]) for t in ("CSF", "GM", "WM")}
-    ventricles = read(files["ventricles"], labels=True) > 0
-    brain = read(files["brain"], labels=True) > 0
-    images = {m: read(str(files["image"]).format(m)) for m in modalities}
-    near = None if labels is None else near_tumour(labels, grid)
+    subject: str, files: dict[str, Path], modalities: list[str], tumour: Labels, grid: Grid
+) -> Host:
+    """The host as if it had no tumour; tissue near its `tumour`, infiltrated or displaced, sets no
+    reference."""
+    csf, wm = (_read(files[t], grid) for t in ("CSF", "WM"))
+    brain, ventricles = (_read(files[n], grid, labels=True) > 0 for n in ("brain", "ventricles"))
+    images = {m: _read(str(files["image"]).format(m), grid) for m in modalities}
     try:
-        references = {
-            m: reference(image, tissues["WM"], brain, near) for m, image in images.items()
-        }
+        references, grains = measured(images, wm, brain, near_tumour(tumour, grid), grid.spacing)
     except InputError as error:
         raise InputError(f"sub-{subject}: {error}") from None
-    white = tissues["WM"] > SURE if near is None else (tissues["WM"] > SURE) & ~near
-    grains = {
-        m: grain(references[m].relative(image), white, grid.spacing) for m, image in images.items()
-    }
     about = read_json(files["about"])
     found = about["midsagittal_plane"]
     plane = Plane(tuple(found["point_mm"]), tuple(found["normal"]))
-    host = Host(
+    return Host(
         subject,
         images,
         references,
         grains,
         brain,
-        tissues["CSF"],
-        tissues["WM"],
+        csf,
+        wm,
         ventricles,
         np.zeros(grid.shape, np.uint8),
         brain,
@@ -157,4 +146,8 @@ def _load(
         grid,
         np.zeros(grid.shape, bool),
     )
-    return host, tissues
+
+
+def _read(path: Path | str, grid: Grid, labels: bool = False) -> NDArray:
+    # Files hold I fastest; everything here works fastest with K so.
+    return np.ascontiguousarray(load_on(path, grid, labels))

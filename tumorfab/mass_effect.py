@@ -7,7 +7,7 @@ motion at the skull and the falx. Being linear, one solution serves every streng
 The equation is posed in the brain as it is displaced, around the tumour in its final size: the
 solution u(x) tells how far the tissue at x has come, so that the image at x is the host's at
 x - u(x). That needs no inversion, and is as good as the other way as long as u is small against the
-brain (our reading). Arrays are (I, J, K) on one grid; displacements (3, I, J, K) float32 in voxels.
+brain (our reading). Arrays are (I, J, K) on one grid; displacements (3, I, J, K) float32 in mm.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from scipy import ndimage
 from tumorfab import fields
 from tumorfab.anatomy import Plane
 from tumorfab.fields import Field
-from tumorfab.volume import Box, Grid, Image, block_means, box, within
+from tumorfab.volume import Box, Grid, Image, ball_radius, block_means, box, placed, within
 
 Mask = NDArray[np.bool_]
 
@@ -93,6 +93,8 @@ def displace(
 
     `falx` as `falx()` gives it, `csf` in 0..1.
     """
+    if share == 0:
+        return None
     step = steps(grid)
     reach = REACH_MM / grid.spacing
     # The box begins at a block of the whole volume, so that the falx's blocks are its own.
@@ -113,11 +115,11 @@ def displace(
     density = np.zeros(inside.shape, np.float32)
     density[within(at, where)] = tumour
     density = block_means(density, step)
-    radius = (3 * np.count_nonzero(tumour) * grid.voxel_volume / (4 * np.pi)) ** (1 / 3)
+    radius = ball_radius(np.count_nonzero(tumour) * grid.voxel_volume)
     density = ndimage.gaussian_filter(density, SOFT * radius / spacing)
     unit = solve(density, fluid, free, spacing)
     peak = float(np.sqrt((unit**2).sum(0)).max())
-    if peak == 0 or share == 0:
+    if peak == 0:
         return None
     coarse, smallest = fields.unfolded(unit * np.float32(share * radius / peak), spacing)
     shape = inside.shape
@@ -127,9 +129,7 @@ def displace(
     if not moving.any():
         return None
     tight = box(moving)
-    where = tuple(
-        slice(w.start + t.start, w.start + t.stop) for w, t in zip(where, tight, strict=True)
-    )
+    where = placed(tight, where)
     moving, field, size = moving[tight], field[(slice(None), *tight)], size[tight]
     shorter = (1 - LEAST_MM / size[moving]) / grid.spacing.astype(np.float32)[:, None]
     start = np.array([w.start for w in where], np.float32)[:, None]

@@ -31,7 +31,7 @@ CLOSED = 0.5
 @dataclass(frozen=True, eq=False)
 class Spread:
     """`arrival` (I, J, K): how far (mm of pure white matter) the front had come when it reached a
-    voxel, 0 in the core, infinite where it never did; `edge`: how far it came in all."""
+    voxel, 0 in the core, far beyond `edge` where it never did; `edge`: how far it came in all."""
 
     arrival: Image
     edge: float

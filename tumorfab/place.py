@@ -18,13 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tumorfab import (
-    __version__,
-    bank,
-    samples,
-    stage,
-    wishes,
-)
+from tumorfab import __version__, bank, samples, stage, wishes
 from tumorfab.bank import Bank
 from tumorfab.draw import Draw, MisfitError, check, sample
 from tumorfab.host import Host, load_host, load_patient

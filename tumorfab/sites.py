@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tumorfab.anatomy import Plane
 from tumorfab.roi import core_mm3
-from tumorfab.volume import Grid
+from tumorfab.volume import Grid, ball_radius
 
 # Landmarks (|x|, y, z) in MNI152 by region: our choice, read off the template.
 LANDMARKS = {
@@ -51,8 +51,7 @@ def frequency(
     `SPREAD_MM`."""
     total = np.zeros(len(points))
     for lesion in lesions:
-        radius = (3 * core_mm3(lesion) / (4 * np.pi)) ** (1 / 3)
-        variance = SPREAD_MM**2 + radius**2 / 5
+        variance = SPREAD_MM**2 + ball_radius(core_mm3(lesion)) ** 2 / 5
         place = np.array(lesion["centre_mm"])[None]
         for centre in (place, plane.mirrored(place)):
             apart = ((points - centre) ** 2).sum(1)

@@ -16,7 +16,7 @@ from tumorfab.bank import Bank
 from tumorfab.draw import MisfitError, Tumour
 from tumorfab.host import Host
 from tumorfab.roi import FAR_MM, Roi, soft
-from tumorfab.volume import Box, Image, box, lattice, within
+from tumorfab.volume import Box, Image, ball_radius, box, lattice, placed, within
 
 # Oedema is sought this far (mm) beyond a ball of core and oedema together: fronts are not round.
 OEDEMA_ROOM_MM = 18.0
@@ -70,8 +70,6 @@ def grow(
 def displaced(host: Host, core: NDArray[np.bool_], where: Box, share: float) -> Host:
     """The host displaced by a `core` that fills the box `where`: images, tissues, ventricles and
     the labels of other tumours alike."""
-    if share == 0:
-        return host
     found = mass_effect.displace(core, where, host.brain, host.csf, host.falx, host.grid, share)
     if found is None:
         return host
@@ -125,16 +123,14 @@ def fluid(
     held = density > 0
     held[part] = True
     tight = box(held)
-    return tuple(
-        slice(w.start + t.start, w.start + t.stop) for w, t in zip(where, tight, strict=True)
-    ), density[tight]
+    return placed(tight, where), density[tight]
 
 
 def _around(host: Host, where: Box, core: NDArray[np.bool_], oedema_mm3: float) -> Box:
     """The box in which oedema around a core is sought."""
     core_mm3 = np.count_nonzero(core) * host.grid.voxel_volume
-    radii = [(3 * v / (4 * np.pi)) ** (1 / 3) for v in (core_mm3, core_mm3 + oedema_mm3)]
-    room = (radii[1] - radii[0] + OEDEMA_ROOM_MM) / host.grid.spacing
+    thickness = ball_radius(core_mm3 + oedema_mm3) - ball_radius(core_mm3)
+    room = (thickness + OEDEMA_ROOM_MM) / host.grid.spacing
     return tuple(
         slice(max(0, int(s.start - r)), min(n, int(s.stop + r) + 1))
         for s, r, n in zip(where, room, host.grid.shape, strict=True)

@@ -94,6 +94,18 @@ def within(inner: Box, outer: Box) -> Box:
     )
 
 
+def placed(inner: Box, outer: Box) -> Box:
+    """The inverse of `within`: a box of the part that `outer` cuts out, as one of the volume."""
+    return tuple(
+        slice(o.start + i.start, o.start + i.stop) for i, o in zip(inner, outer, strict=True)
+    )
+
+
+def ball_radius(mm3: float) -> float:
+    """Radius in mm of the ball of a volume."""
+    return float((3 * mm3 / (4 * np.pi)) ** (1 / 3))
+
+
 def block_means(array: Image, step: NDArray[np.int_]) -> Image:
     """Means over blocks of `step` voxels along I, J, K; what a block lacks at the far edge repeats
     the last voxel."""
