@@ -23,4 +23,5 @@ def backbone(inputs: int, outputs: int, channels: int, levels: int = 3) -> SegRe
         blocks_up=(1,) * (levels - 1),
         upsample_mode="nontrainable",
     )
-    return network.to(memory_format=torch.channels_last_3d)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing in stubs
+    return network
