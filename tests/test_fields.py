@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from tumorfab import fields
 
@@ -94,3 +95,31 @@ def test_interpolation_of_a_part_equals_that_of_the_whole():
     whole = fields.interpolated(values, far, 3)
     single = [float(fields.interpolated(values, far[:, n : n + 1], 3)[0]) for n in range(50)]
     np.testing.assert_allclose(single, whole, atol=5e-3)
+
+
+def test_a_flow_comes_as_far_as_its_equation_says():
+    """Tissue that leaves the middle at a rate of 0.8 times its distance: what is at x came from
+    x exp(-0.8). One step of that length would come from 0.2 x; one of 1.2 would fold."""
+    spacing = np.array([2.0, 3.0, 1.0])
+    shape = np.array([21, 15, 31])
+    middle = (shape - 1) / 2
+    at = (np.indices(shape) - middle[:, None, None, None]) * spacing[:, None, None, None]
+    for rate in (0.8, 1.2):
+        found = fields.flowed((rate * at).astype(np.float32), spacing)
+        inner = (slice(None), *(slice(4, -4) for _ in range(3)))
+        expected = at * (1 - np.exp(-rate))
+        assert np.abs(found - expected)[inner].max() < 0.03 * np.abs(expected[inner]).max()
+        assert fields.jacobian(found, spacing).min() > 0.9 * np.exp(-3 * rate)
+
+
+@given(st.integers(0, 2**31), st.floats(0.5, 8))
+@settings(max_examples=10, deadline=None)
+def test_a_flow_there_and_back_comes_home(seed, sd_mm):
+    rng = np.random.default_rng(seed)
+    spacing, shape = np.array([2.0, 2.0, 2.0]), (28, 30, 26)
+    velocity = sd_mm * np.stack([fields.noise(rng, shape, spacing, 16.0) for _ in range(3)])
+    there, back = (fields.flowed(sign * velocity.astype(np.float32), spacing) for sign in (1, -1))
+    at = np.indices(shape) - there / 2.0
+    again = np.stack([ndimage.map_coordinates(p, at, order=1, mode="nearest") for p in back])
+    inner = (slice(None), *(slice(8, -8) for _ in range(3)))
+    assert np.abs(there + again)[inner].max() < 0.1 * np.abs(there).max()

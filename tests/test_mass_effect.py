@@ -57,7 +57,7 @@ def test_the_brain_moves_away_from_the_tumour(plain):
     assert size[distance > 12].max(initial=0) < 0.4 * size.max()
 
 
-@pytest.mark.parametrize("share", [0.1, 0.2])
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.35])
 def test_the_peak_is_the_share_of_the_radius(share):
     found = displaced(share, radius=5.0)
     tumour = shapes.ellipsoid(GRID.shape, SITE, 5.0)

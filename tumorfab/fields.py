@@ -11,6 +11,8 @@ from tumorfab.volume import Image
 Field = NDArray[np.float32]
 
 LEAST_JACOBIAN = 0.1
+# A flow is made of steps no longer than this share of a voxel.
+LONGEST_STEP = 0.1
 
 
 def upsampled(coarse: Image, step: NDArray[np.int_], shape: tuple[int, ...]) -> Image:
@@ -100,6 +102,25 @@ def jacobian(field: Field, spacing: NDArray) -> Image:
         + a[2] * (b[0] * c[1] - b[1] * c[0]),
         np.float32,
     )
+
+
+def flowed(velocity: Field, spacing: NDArray) -> Field:
+    """The displacement u of a flow that follows `velocity` for one unit of time: what is at x came
+    from x - u(x). However large it is, it folds only where the grid is too coarse for it.
+
+    Scaling and squaring (Arsigny et al., MICCAI 2006): short steps, joined with themselves.
+    """
+    largest = float(np.sqrt((velocity**2).sum(0)).max() / spacing.min())
+    squarings = max(0, int(np.ceil(np.log2(max(largest, 1e-6) / LONGEST_STEP))))
+    field = velocity / np.float32(2**squarings)
+    here = np.indices(field.shape[1:], np.float32)
+    per_voxel = spacing.astype(np.float32)[:, None, None, None]
+    for _ in range(squarings):
+        source = here - field / per_voxel
+        field = field + np.stack(
+            [ndimage.map_coordinates(part, source, order=1, mode="nearest") for part in field]
+        )
+    return np.asarray(field, np.float32)
 
 
 def unfolded(field: Field, spacing: NDArray) -> tuple[Field, float]:

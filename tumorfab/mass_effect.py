@@ -38,6 +38,8 @@ FALX_DEPTH_MM = 35.0
 # Displacements are shortened by this much (mm), so that voxels far away stay the host's.
 LEAST_MM = 0.5
 ITERATIONS, TOLERANCE = 150, 3e-3
+# Flows that are tried until one comes as far as was asked.
+FLOWS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +123,9 @@ def displace(
     peak = float(np.sqrt((unit**2).sum(0)).max())
     if peak == 0:
         return None
-    coarse, smallest = fields.unfolded(unit * np.float32(share * radius / peak), spacing)
+    coarse, smallest = fields.unfolded(
+        _flowed(unit / np.float32(peak), share * radius, spacing), spacing
+    )
     shape = inside.shape
     field = np.stack([fields.upsampled(part, step, shape) for part in coarse])
     size = np.sqrt(np.einsum("i...,i...", field, field))
@@ -136,6 +140,18 @@ def displace(
     source = np.argwhere(moving).T.astype(np.float32) + start - field[:, moving] * shorter
     largest = float(size.max()) - LEAST_MM
     return Displacement(where, moving, source, largest, smallest)
+
+
+def _flowed(unit: Field, wanted: float, spacing: NDArray) -> Field:
+    """The flow along `unit` (largest velocity 1) whose largest displacement is about `wanted` mm.
+
+    A flow comes less far than its first step says, where it began in slower tissue.
+    """
+    speed = wanted
+    for _ in range(FLOWS):
+        field = fields.flowed(unit * np.float32(speed), spacing)
+        speed *= wanted / float(np.sqrt((field**2).sum(0)).max())
+    return field
 
 
 def solve(
