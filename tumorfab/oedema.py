@@ -93,7 +93,7 @@ def density(found: Spread, csf: Image, closed: Mask, width_mm: float, fade: floa
 def outlined(fluid: Mask, closed: Mask, spacing: NDArray) -> Mask:
     """The outline that an annotator draws around `fluid` (I, J, K), with no regard for narrow sulci
     and thin fingers: where the mean over `OUTLINE_MM` is more fluid than not; never in `closed`."""
-    share = fields.coarse(fluid, ~closed, spacing, OUTLINE_MM)
+    share = fields.coarse(fluid.astype(np.float32), ~closed, spacing, OUTLINE_MM)
     return np.asarray((share > 0.5) & ~closed)
 
 
