@@ -3,6 +3,7 @@
 
 rule train_refiner:
     input:
+        encoder=config["refiner"]["encoder"] or [],
         bank=lambda wildcards: [
             f"{R}/bank/sub-{s}_rois.json" for s in TRAIN[: int(wildcards.k)]
         ],
@@ -21,6 +22,7 @@ rule train_refiner:
         ],
     output:
         model=f"{SETS}/refiner/refiner.pt",
+        critic=f"{SETS}/refiner/critic.pt",
         history=f"{SETS}/refiner/training.csv",
     log:
         f"{R}/logs/train_refiner/fold-{{fold}}_k-{{k}}.log",
