@@ -13,8 +13,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from tumorfab import figures, report, stage, stats, views
@@ -280,25 +278,6 @@ def test_a_zero_counts_only_when_every_seed_has_it() -> None:
     rows = {row["region"]: row for row in stats.summarise(scores, 1)}
     assert rows["WT"]["zeros"] == 1
     assert rows["WT"]["seeds"] == 2
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=12), st.floats(-1, 1))
-def test_the_interval_lies_in_the_range_and_moves_with_the_values(
-    values: list[float], shift: float
-) -> None:
-    array = np.array(values)
-    low, high = stats.bootstrap(array, np.random.default_rng(0))
-    assert array.min() - 1e-9 <= low <= high <= array.max() + 1e-9
-    moved = stats.bootstrap(array + shift, np.random.default_rng(0))
-    assert moved == pytest.approx((low + shift, high + shift), abs=1e-9)
-
-
-def test_the_interval_has_the_width_of_the_normal_one_for_many_cases() -> None:
-    values = np.random.default_rng(1).normal(0.1, 0.2, 400)
-    low, high = stats.bootstrap(values, np.random.default_rng(2))
-    half = 1.96 * values.std() / 20
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.002)
 
 
 def test_a_phantom_cohort_is_called_one(made: Study) -> None:
