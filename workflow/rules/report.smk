@@ -23,7 +23,8 @@ rule report:
         histories=[f"{R}/segment/{run}/training.csv" for run in RUNS],
         samples=COARSE,
         refiners=[
-            f"{R}/fold-0_k-{k}/refiner/training.csv"
+            f"{R}/fold-{fold}_k-{k}/refiner/training.csv"
+            for fold in range(len(FOLDS))
             for k in config["study"]["k"]
             if "tf" in ARMS
         ],
