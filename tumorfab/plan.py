@@ -87,13 +87,13 @@ def folds(subjects: pd.DataFrame) -> list[Fold]:
     the end: so each fold has other cases first.
     """
     annotated = subjects[subjects["cohort"] == "annotated"]
-    roles = {row.subject: row.role.split("/") for row in annotated.itertuples()}
+    names: list[str] = annotated["subject"].tolist()
     found = []
-    for each in zip(*roles.values(), strict=True):
+    for each in zip(*annotated["role"].str.split("/"), strict=True):
         after = max(place for place, role in enumerate(each) if role == "test") + 1
-        turned = [*zip(roles, each, strict=True)]
+        turned = [*zip(names, each, strict=True)]
         turned = turned[after:] + turned[:after]
-        parts = ([s for s, role in turned if role == wanted] for wanted in ingest.ROLES)
+        parts = [[name for name, role in turned if role == wanted] for wanted in ingest.ROLES]
         found.append(Fold(*parts))
     return found
 
