@@ -54,7 +54,7 @@ class Study:
             "annotated": self.section("brats", self.annotated)
             | {"space": "shared", "brain": "none"},
             "ingest": {"on_error": "stop"},
-            "split": {"train": 2, "validation": 1, "file": ""},
+            "split": {"train": 2, "validation": 1, "folds": 1, "file": ""},
         }
         for number in range(3):
             nifti(self.t1(f"H{number}"), head(number))
@@ -495,7 +495,7 @@ def test_all_problems_of_both_cohorts_are_listed_together(study: Study) -> None:
 
 def test_skip_leaves_subjects_out_and_lists_why(study: Study) -> None:
     study.params["ingest"]["on_error"] = "skip"
-    study.params["split"] = {"train": 2, "validation": 0, "file": ""}
+    study.params["split"] = {"train": 2, "validation": 0, "folds": 1, "file": ""}
     study.t1("H1").write_bytes(b"")
     nifti(study.t1n("TF-2"), spoilt((0, 0, 0), np.nan))
     nifti(study.seg("TF-2"), tumour(9))
@@ -511,7 +511,7 @@ def test_skip_leaves_subjects_out_and_lists_why(study: Study) -> None:
 
 
 def test_skip_draws_the_split_from_what_is_left(study: Study) -> None:
-    study.params["split"] = {"train": 2, "validation": 0, "file": ""}
+    study.params["split"] = {"train": 2, "validation": 0, "folds": 1, "file": ""}
     order = list(roles(study.run()[0]))
     shutil.rmtree(study.root / "out")
     first = order[0].replace("TF", "TF-")
@@ -522,7 +522,7 @@ def test_skip_draws_the_split_from_what_is_left(study: Study) -> None:
 
 
 def test_skip_leaves_an_empty_training_case_out_and_draws_again(study: Study) -> None:
-    study.params["split"] = {"train": 2, "validation": 0, "file": ""}
+    study.params["split"] = {"train": 2, "validation": 0, "folds": 1, "file": ""}
     order = list(roles(study.run()[0]))
     nifti(study.seg(order[1].replace("TF", "TF-")), tumour())
     study.params["ingest"]["on_error"] = "skip"
@@ -582,14 +582,14 @@ def test_seeds_draw_different_splits() -> None:
 
 
 def test_the_smaller_training_set_is_the_head_of_the_larger(study: Study) -> None:
-    study.params["split"] = {"train": 2, "validation": 1, "file": ""}
+    study.params["split"] = {"train": 2, "validation": 1, "folds": 1, "file": ""}
     first = list(roles(study.run()[0]))
-    study.params["split"] = {"train": 3, "validation": 0, "file": ""}
+    study.params["split"] = {"train": 3, "validation": 0, "folds": 1, "file": ""}
     assert list(roles(study.run()[0])) == first
 
 
 def test_a_split_without_test_case_is_refused(study: Study) -> None:
-    study.params["split"] = {"train": 3, "validation": 1, "file": ""}
+    study.params["split"] = {"train": 3, "validation": 1, "folds": 1, "file": ""}
     assert "leave none to test on" in study.problem()
 
 
@@ -712,7 +712,7 @@ def test_real_scans_go_through(real_data: Path, tmp_path: Path) -> None:
     study = Study(tmp_path)
     study.params["healthy"]["path"] = str(real_data / "healthy_ixi_t1_2mm")
     study.params["annotated"]["path"] = str(real_data / "tumour_brats2021")
-    study.params["split"] = {"train": 4, "validation": 1, "file": ""}
+    study.params["split"] = {"train": 4, "validation": 1, "folds": 1, "file": ""}
     rows, skipped = study.run()
     assert skipped == []
     assert Counter(row["role"] for row in rows) == {

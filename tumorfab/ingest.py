@@ -7,6 +7,7 @@ is `sources.py`, what makes a scan unusable is `checks.py`.
 
 import argparse
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from tumorfab.sources import Case, find, read_table
 from tumorfab.stage import InputError, progress, run, write_text
 
 ROLES = ("train", "validation", "test")
+UNUSED = "unused"  # in a fold of several: neither tested nor among the wanted training cases
 FEWEST_TRAINING = 2
 _COHORTS = ("healthy", "annotated")
 
@@ -88,12 +90,20 @@ def draw_order(seed: int, subjects: Iterable[str]) -> list[str]:
     return sorted(subjects, key=lambda s: hashlib.sha256(f"{seed}/split/{s}".encode()).digest())
 
 
-def draw_split(seed: int, subjects: Iterable[str], train: int, validation: int) -> dict[str, str]:
-    """Role of each annotated subject, in the order of `draw_order`; the rest is the test set.
+def draw_split(
+    seed: int, subjects: Iterable[str], train: int, validation: int, folds: int = 1
+) -> dict[str, str]:
+    """Role of each annotated subject, in the order of `draw_order`.
 
-    Raises `InputError` when no test case is left.
+    One fold: the first are training cases, then validation, the rest is the test set. Several: the
+    order is cut into as many parts, each the test set of one fold, so that every case is tested
+    once; a fold's training and validation cases are those that follow its test set, round the end.
+    The role is then one per fold, as in train/test. Raises `InputError` when the cases do not
+    suffice.
     """
     order = draw_order(seed, subjects)
+    if folds > 1:
+        return _draw_folds(order, train, validation, folds)
     if len(order) <= train + validation:
         raise InputError(
             f"annotated cohort: {len(order)} usable cases, but split.train ({train}) and "
@@ -101,6 +111,25 @@ def draw_split(seed: int, subjects: Iterable[str], train: int, validation: int) 
         )
     roles = ["train"] * train + ["validation"] * validation
     return dict(zip(order, roles + ["test"] * (len(order) - len(roles)), strict=True))
+
+
+def _draw_folds(order: list[str], train: int, validation: int, folds: int) -> dict[str, str]:
+    count = len(order)
+    largest = -(-count // folds)  # test set
+    if count < folds or count - largest < train + validation:
+        raise InputError(
+            f"annotated cohort: {count} usable cases in {folds} folds leave "
+            f"{max(count - largest, 0)} beside a test set, but split.train ({train}) and "
+            f"split.validation ({validation}) need {train + validation}; lower them or add cases"
+        )
+    cuts = [fold * count // folds for fold in range(folds + 1)]
+    roles: dict[str, list[str]] = {subject: [] for subject in order}
+    for start, end in itertools.pairwise(cuts):
+        for place, subject in enumerate(order[end:] + order[:end]):
+            others = ["train"] * train + ["validation"] * validation
+            others += [UNUSED] * (count - (end - start) - len(others))
+            roles[subject].append((others + ["test"] * (end - start))[place])
+    return {subject: "/".join(each) for subject, each in roles.items()}
 
 
 def given_split(params: dict[str, Any], cases: list[Case]) -> dict[str, str] | None:
@@ -154,7 +183,12 @@ def assign_roles(
     """
     split, seed = params["split"], params["seed"]
     if given is None:
-        return draw_split(seed, subjects, split["train"], split["validation"])
+        return draw_split(seed, subjects, split["train"], split["validation"], split["folds"])
+    if split["folds"] > 1:
+        raise InputError(
+            f"config: split.folds is {split['folds']}, but the split is given and has one fold; "
+            "set split.folds to 1, or leave split.file and the column role out"
+        )
     order = sorted(draw_order(seed, subjects), key=lambda subject: ROLES.index(given[subject]))
     roles = {subject: given[subject] for subject in order}
     have = list(roles.values())
@@ -220,7 +254,9 @@ def settle(
     while True:
         usable = [c for c in cases if c.cohort == "annotated" and not (skip and c.problems)]
         roles = assign_roles(params, given, sorted({case.subject for case in usable}))
-        refused = [case for case in usable if case.empty and roles[case.subject] == "train"]
+        refused = [
+            case for case in usable if case.empty and "train" in roles[case.subject].split("/")
+        ]
         for case in refused:
             case.problems.append(
                 f"{case.files['seg']}: has no tumour, but its case is in the training split; "

@@ -38,6 +38,15 @@ class Run:
         return f"arm-{self.arm}_k-{self.k}_n-{self.n}_fold-{self.fold}_seed-{self.seed}"
 
 
+@dataclass(frozen=True)
+class Fold:
+    """The annotated cases of one fold. Studies with fewer training cases take the first."""
+
+    train: list[str]
+    validation: list[str]
+    test: list[str]
+
+
 @cache  # which keeps the lock alive
 def hold(results: str) -> FileLock:
     """Keep every other run out of a results folder for the life of this process.
@@ -62,12 +71,31 @@ def runs(config: dict[str, Any]) -> list[Run]:
     """Every downstream training of the study. The arm `real` has no synthetic samples: n is 0."""
     study = config["study"]
     return [
-        Run(arm, k, n, seed)
+        Run(arm, k, n, seed, fold)
         for arm in study["arms"]
         for k in study["k"]
         for n in ([0] if arm == "real" else study["n"])
+        for fold in range(config["split"]["folds"])
         for seed in study["seeds"]
     ]
+
+
+def folds(subjects: pd.DataFrame) -> list[Fold]:
+    """The folds of a table of subjects as `ingest` writes it.
+
+    A fold's cases are taken in the order of the table from the case after its test set on, round
+    the end: so each fold has other cases first.
+    """
+    annotated = subjects[subjects["cohort"] == "annotated"]
+    names: list[str] = annotated["subject"].tolist()
+    found = []
+    for each in zip(*annotated["role"].str.split("/"), strict=True):
+        after = max(place for place, role in enumerate(each) if role == "test") + 1
+        turned = [*zip(names, each, strict=True)]
+        turned = turned[after:] + turned[:after]
+        parts = [[name for name, role in turned if role == wanted] for wanted in ingest.ROLES]
+        found.append(Fold(*parts))
+    return found
 
 
 def draws_per_host(config: dict[str, Any], hosts: int) -> int:
@@ -85,6 +113,15 @@ def samples(hosts: list[str], count: int) -> list[tuple[str, int]]:
 def shard(subject: str, shards: int) -> int:
     """Which of `shards` jobs a subject belongs to; does not change when subjects come or go."""
     return zlib.crc32(subject.encode()) % shards
+
+
+def host_shards(hosts: list[list[str]], shards: int) -> list[tuple[int, int, list[str]]]:
+    """(fold, shard, the hosts in it) for the hosts of each fold; shards without hosts left out."""
+    return [
+        (fold, number, [host for host in each if shard(host, shards) == number])
+        for fold, each in enumerate(hosts)
+        for number in sorted({shard(host, shards) for host in each})
+    ]
 
 
 def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
@@ -116,7 +153,7 @@ def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
             )
             write_json(record, state)
     found = ingest.read_subjects(table)
-    have = int((found["role"] == "train").sum())
+    have = min(len(fold.train) for fold in folds(found))
     if max(config["study"]["k"]) > have:
         raise InputError(
             f"config: study.k asks for {max(config['study']['k'])} training cases, "
@@ -151,7 +188,9 @@ def _demo_subjects(config: dict[str, Any]) -> pd.DataFrame:
     healthy, annotated = names(config["demo"]["healthy"], config["demo"]["annotated"])
     by_subject = {name.replace("-", ""): name for name in annotated}
     split = config["split"]
-    roles = ingest.draw_split(config["seed"], by_subject, split["train"], split["validation"])
+    roles = ingest.draw_split(
+        config["seed"], by_subject, split["train"], split["validation"], split["folds"]
+    )
     rows = []
     for name in healthy:
         stem = demo / "healthy" / f"sub-{name}" / "anat" / f"sub-{name}"

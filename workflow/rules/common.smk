@@ -20,20 +20,24 @@ S = config["space"]["label"]
 MODALITIES = config["modalities"]
 TISSUES = ["CSF", "GM", "WM"]
 HEALTHY = subjects.index[subjects.role == "host"].tolist()
-TRAIN, VALIDATION, TEST = (
-    subjects.index[subjects.role == role].tolist()
-    for role in ("train", "validation", "test")
-)
-# Patients who train in every set of cases: none may host samples of a set that it is not in.
-PATIENTS = (
-    TRAIN[: min(config["study"]["k"])] if config["place"]["patients"] != "none" else []
-)
-HOSTS = HEALTHY + PATIENTS
+ANNOTATED = subjects.index[subjects.cohort == "annotated"].tolist()
+FOLDS = plan.folds(subjects.reset_index())
+TRAIN = [s for s in ANNOTATED if any(s in fold.train for fold in FOLDS)]
+# Patients who train in every set of cases of the fold: none may host samples of a set that it is
+# not in.
+PATIENTS = [
+    (
+        fold.train[: min(config["study"]["k"])]
+        if config["place"]["patients"] != "none"
+        else []
+    )
+    for fold in FOLDS
+]
+HOSTS = [HEALTHY + patients for patients in PATIENTS]  # by fold
 SHARED = config["annotated"]["space"] == "shared"
-ANNOTATED = TRAIN + VALIDATION + TEST
-DRAWS = plan.draws_per_host(config, len(HOSTS))
+DRAWS = plan.draws_per_host(config, len(HOSTS[0]))
 try:
-    wishes.check(config["place"]["table"], HOSTS, DRAWS)
+    wishes.check(config["place"]["table"], sum(HOSTS, []), DRAWS)
 except InputError as error:
     sys.exit(f"error: {error}")
 RUNS = plan.runs(config)
@@ -86,6 +90,16 @@ def case(subject):
     return standardised(subject, *[f"desc-preproc_{m}" for m in MODALITIES], "dseg")
 
 
+def fold_of(wildcards):
+    """The training, validation and test cases of a job's fold."""
+    return FOLDS[int(wildcards.fold)]
+
+
+def donors(wildcards):
+    """The real training cases of a fold and k: all that its samples and networks are made from."""
+    return fold_of(wildcards).train[: int(wildcards.k)]
+
+
 def picture(subject):
     """The quality picture of a subject."""
     return f"{R}/sub-{subject}/figures/sub-{subject}_desc-qc.png"
@@ -95,7 +109,7 @@ def sidecars(kind, fold, k, n):
     """Sidecars of the synthetic samples of a run; kind is coarse or tf."""
     return [
         f"{R}/fold-{fold}_k-{k}/sub-{host}/anat/sub-{host}_space-{S}_desc-{kind}{number:03d}.json"
-        for host, number in plan.samples(HOSTS, int(n) * int(k))
+        for host, number in plan.samples(HOSTS[int(fold)], int(n) * int(k))
     ]
 
 
@@ -120,6 +134,6 @@ wildcard_constraints:
     subject="[A-Za-z0-9]+",
     k="[0-9]+",
     n="[0-9]+",
-    fold="[0-9]+",
+    fold="|".join(map(str, range(len(FOLDS)))),
     seed="[0-9]+",
     arm="[a-z0-9_]+",

@@ -23,7 +23,8 @@ rule report:
         histories=[f"{R}/segment/{run}/training.csv" for run in RUNS],
         samples=COARSE,
         refiners=[
-            f"{R}/fold-0_k-{k}/refiner/training.csv"
+            f"{R}/fold-{fold}_k-{k}/refiner/training.csv"
+            for fold in range(len(FOLDS))
             for k in config["study"]["k"]
             if "tf" in ARMS
         ],
@@ -31,6 +32,7 @@ rule report:
         skipped=rules.ingest.output.skipped,
     output:
         f"{R}/report/dice.csv",
+        f"{R}/report/summary.csv",
         f"{R}/report/table.txt",
         page=f"{R}/report/index.html",
     log:
@@ -49,8 +51,25 @@ rule report:
         refiners=lambda wildcards, input: (
             ["--refiners", *input.refiners] if input.refiners else ""
         ),
+        sets=(
+            [
+                "--sets",
+                *[
+                    f"{R}/fold-{fold}_k-{k}"
+                    for fold in range(len(FOLDS))
+                    for k in config["study"]["k"]
+                ],
+                "--draws",
+                DRAWS,
+            ]
+            if COARSE
+            else ""
+        ),
+        realism=(
+            f"--realism {R}/realism.json" if Path(f"{R}/realism.json").exists() else ""
+        ),
         out=lambda wildcards, output: str(Path(output.page).parent),
     shell:
         "python -m tumorfab.report --scores {input.scores} --subjects {input.subjects}"
         " --skipped {input.skipped} --config {params.config:q} {params.samples} --runs {params.runs}"
-        " {params.refiners} --out {params.out} > {log} 2>&1"
+        " {params.refiners} {params.sets} {params.realism} --out {params.out} > {log} 2>&1"

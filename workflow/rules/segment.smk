@@ -3,56 +3,68 @@ RUN = f"{R}/segment/arm-{{arm}}_k-{{k}}_n-{{n}}_fold-{{fold}}_seed-{{seed}}"
 RUN_NAME = "arm-{arm}_k-{k}_n-{n}_fold-{fold}_seed-{seed}"
 
 
-rule segment:
-    input:
-        real=lambda wildcards: [
-            path for s in TRAIN[: int(wildcards.k)] + VALIDATION for path in case(s)
-        ],
-        test=[path for s in TEST for path in case(s)[:-1]],
-        sidecars=synthetic,
-        volumes=lambda wildcards: [
-            v for path in synthetic(wildcards) for v in volumes(path)
-        ],
-    output:
-        [f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz" for s in TEST],
-        model=f"{RUN}/model.pt",
-        history=f"{RUN}/training.csv",
-    log:
-        f"{R}/logs/segment/{RUN_NAME}.log",
-    benchmark:
-        f"{R}/benchmarks/segment/{RUN_NAME}.tsv"
-    conda:
-        ENV
-    threads: config["compute"]["threads"]
-    resources:
-        gpu=1,
-        mem_mb=8000,
-        runtime=720,
-    params:
-        code=code("segment"),
-        section=section("segment"),
-        label=S,
-        modalities=MODALITIES,
-        seed=config["seed"],
-        train=lambda wildcards: TRAIN[: int(wildcards.k)],
-        validation=["--validation", *VALIDATION] if VALIDATION else "",
-        test=TEST,
-        samples=lambda wildcards, input: (
-            ["--samples", *input.sidecars] if input.sidecars else ""
-        ),
-        results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
-        out=lambda wildcards, output: str(Path(output.model).parent),
-    shell:
-        "python -m tumorfab.segment --results {params.results} --train {params.train}"
-        " {params.samples} {params.validation} --test {params.test} --label {params.label}"
-        " --modality {params.modalities} --seed {params.seed} --repeat {wildcards.seed}"
-        " --threads {threads} --params {params.section:q} --out {params.out} > {log} 2>&1"
+# One rule per fold, since its outputs are the predictions of the fold's test cases.
+for fold, parts in enumerate(FOLDS):
+
+    rule:
+        name:
+            "segment" if len(FOLDS) == 1 else f"segment_{fold}"
+        input:
+            real=lambda wildcards: [
+                path
+                for s in donors(wildcards) + fold_of(wildcards).validation
+                for path in case(s)
+            ],
+            test=[path for s in parts.test for path in case(s)[:-1]],
+            sidecars=synthetic,
+            volumes=lambda wildcards: [
+                v for path in synthetic(wildcards) for v in volumes(path)
+            ],
+        output:
+            [f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz" for s in parts.test],
+            model=f"{RUN}/model.pt",
+            history=f"{RUN}/training.csv",
+        log:
+            f"{R}/logs/segment/{RUN_NAME}.log",
+        benchmark:
+            f"{R}/benchmarks/segment/{RUN_NAME}.tsv"
+        wildcard_constraints:
+            fold=str(fold),
+        conda:
+            ENV
+        threads: config["compute"]["threads"]
+        resources:
+            gpu=1,
+            mem_mb=8000,
+            runtime=720,
+        params:
+            code=code("segment"),
+            section=section("segment"),
+            label=S,
+            modalities=MODALITIES,
+            seed=config["seed"],
+            train=donors,
+            validation=["--validation", *parts.validation] if parts.validation else "",
+            test=parts.test,
+            samples=lambda wildcards, input: (
+                ["--samples", *input.sidecars] if input.sidecars else ""
+            ),
+            results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
+            out=lambda wildcards, output: str(Path(output.model).parent),
+        shell:
+            "python -m tumorfab.segment --results {params.results} --train {params.train}"
+            " {params.samples} {params.validation} --test {params.test} --label {params.label}"
+            " --modality {params.modalities} --seed {params.seed} --repeat {wildcards.seed}"
+            " --threads {threads} --params {params.section:q} --out {params.out} > {log} 2>&1"
 
 
 rule score:
     input:
-        predicted=[f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz" for s in TEST],
-        annotated=[case(s)[-1] for s in TEST],
+        predicted=lambda wildcards: [
+            f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz".format(**wildcards)
+            for s in fold_of(wildcards).test
+        ],
+        annotated=lambda wildcards: [case(s)[-1] for s in fold_of(wildcards).test],
     output:
         f"{RUN}/scores.csv",
     log:
@@ -65,7 +77,9 @@ rule score:
         code=code("score"),
         cases=lambda wildcards, input: [
             f"--case {s} {p} {a}"
-            for s, p, a in zip(TEST, input.predicted, input.annotated)
+            for s, p, a in zip(
+                fold_of(wildcards).test, input.predicted, input.annotated
+            )
         ],
     shell:
         "python -m tumorfab.score {params.cases} --arm {wildcards.arm} --k {wildcards.k}"
