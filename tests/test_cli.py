@@ -14,7 +14,7 @@ from tumorfab import cli, plan
 ROOT = Path(__file__).parent.parent
 LIGHT = [
     "fetch", "demo", "ingest", "preprocess", "template", "standardise", "mosaic", "qc", "resample",
-    "bank", "place", "score", "report",
+    "bank", "place", "gate", "score", "report",
 ]  # fmt: skip
 
 

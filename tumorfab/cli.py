@@ -19,6 +19,8 @@ STAGES = {
     "place": "TF-Aug: coarse tumours in one healthy brain",
     "train_refiner": "TF-GAN: train the refiner",
     "refine": "TF-GAN: refine coarse samples",
+    "appraise": "scores of samples for the quality gate",
+    "gate": "quality gate: accept or reject samples, with reasons",
     "segment": "train and apply one downstream segmentation network",
     "score": "Dice of one run",
     "report": "tables and HTML page of the study",
