@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import select
 import shlex
 import shutil
 import subprocess
@@ -29,8 +30,8 @@ FLAGS = [
 class Tab:
     """One page. `requests` are the addresses that it asked for, `errors` what it threw."""
 
-    def __init__(self, to: int, answers: io.BufferedReader, width: int, height: int) -> None:
-        self._to, self._answers, self._last = to, answers, 0
+    def __init__(self, to: int, answers: int, width: int, height: int) -> None:
+        self._to, self._answers, self._last, self._unread = to, answers, 0, b""
         self._session: str | None = None
         self.requests: list[str] = []
         self.errors: list[str] = []
@@ -60,12 +61,14 @@ class Tab:
                 self.errors.append(json.dumps(answer["params"]["exceptionDetails"]))
 
     def _read(self) -> bytes:
-        parts = bytearray()
-        while not parts.endswith(b"\0"):
-            byte = self._answers.read(1)
-            assert byte, "Chromium ended"
-            parts += byte
-        return bytes(parts[:-1])
+        while b"\0" not in self._unread:
+            ready, _, _ = select.select([self._answers], [], [], PATIENCE)
+            assert ready, "Chromium is silent"
+            part = os.read(self._answers, 1 << 16)
+            assert part, "Chromium ended"
+            self._unread += part
+        message, _, self._unread = self._unread.partition(b"\0")
+        return message
 
     def go(self, url: str) -> None:
         """Open an address."""
@@ -81,7 +84,7 @@ class Tab:
     def until(self, script: str) -> None:
         """Wait for an expression to come true."""
         deadline = time.monotonic() + PATIENCE
-        while not self.value(script):
+        while not self.value(f"!!({script})"):
             assert not self.errors, self.errors
             assert time.monotonic() < deadline, f"never: {script}"
             time.sleep(0.05)
@@ -111,24 +114,25 @@ class Tab:
 
 
 @contextmanager
-def chromium(profile: Path, width: int = 1400, height: int = 900) -> Iterator[Tab]:
+def chromium(profile: Path, width: int = 1000, height: int = 500) -> Iterator[Tab]:
     """A tab of a Chromium of our own that ends with the block."""
     (commands, to), (answers, theirs) = os.pipe(), os.pipe()
     program = shlex.join([CHROMIUM, *FLAGS, f"--user-data-dir={profile}"])
+    # Chromium reads commands from descriptor 3 and answers on 4. (sh knows descriptors to 9 only.)
     process = subprocess.Popen(
-        ["sh", "-c", f"exec {program} 3<&{commands} 4>&{theirs}"],
+        ["bash", "-c", f"exec {program} 3<&{commands} 4>&{theirs}"],
         pass_fds=(commands, theirs), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(commands)
     os.close(theirs)
     try:
-        with os.fdopen(answers, "rb") as reading:
-            tab = Tab(to, reading, width, height)
-            yield tab
-            tab._session = None
-            tab.call("Browser.close")
+        tab = Tab(to, answers, width, height)
+        yield tab
+        tab._session = None
+        tab.call("Browser.close")
     finally:
         os.close(to)
+        os.close(answers)
         if process.poll() is None:
             process.terminate()
         process.wait()

@@ -1,4 +1,5 @@
-"""What people decided about samples: `qc/review.csv`, written by the viewer, kept to by the release.
+"""What people decided about samples: `qc/review.csv`, which the viewer writes and the release
+keeps to.
 
 A sample is named by the path of its sidecar below the results folder, without `.json`.
 """

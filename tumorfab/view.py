@@ -9,11 +9,10 @@ import json
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
 from werkzeug.exceptions import BadRequest, HTTPException
 from werkzeug.routing import Map, Rule, Submount
 from werkzeug.security import safe_join
@@ -27,6 +26,9 @@ from tumorfab.review import Review
 from tumorfab.stage import InputError
 from tumorfab.views import LABEL_COLOURS, LABEL_NAMES
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
 NIIVUE = Path(__file__).parent / "vendor" / "niivue.js"
 ADDRESS = "127.0.0.1"
 VOLUMES = "fold-*/sub-*/anat/*.nii.gz"  # of synthetic samples
@@ -39,7 +41,7 @@ def page() -> str:
     return render(
         "viewer.html.j2",
         version=__version__,
-        niivue=Markup(NIIVUE.read_text(encoding="utf-8")),
+        niivue=NIIVUE.read_text(encoding="utf-8"),
         labels={value: [LABEL_NAMES[value], LABEL_COLOURS[value]] for value in LABEL_NAMES},
         longest=LONGEST_NOTE,
     )
@@ -55,10 +57,11 @@ def verdict(results: Path, posted: Any) -> tuple[str, Review | None]:
 
     Raises `BadRequest` for an unknown sample or verdict.
     """
-    fields = [posted.get(name) for name in review.COLUMNS] if isinstance(posted, dict) else [None]
-    if not all(isinstance(field, str) for field in fields):
-        raise BadRequest(f"needs the texts {', '.join(review.COLUMNS)}")
-    sample, decision, note = fields
+    match posted:
+        case {"sample": str(sample), "verdict": str(decision), "note": str(note)}:
+            pass
+        case _:
+            raise BadRequest(f"needs the texts {', '.join(review.COLUMNS)}")
     sidecar = safe_join(str(results), f"{sample}.json")
     if not sample.startswith("fold-") or sidecar is None or not Path(sidecar).is_file():
         raise BadRequest(f"no sample {sample!r}")
@@ -88,17 +91,18 @@ class Pages:
         rules = [Rule(path, methods=[method], endpoint=call) for path, method, call in answers]
         self.addresses = Map([Submount(f"/{key}", rules)], merge_slashes=False)
 
-    @Request.application
-    def __call__(self, request: Request) -> Response | HTTPException:
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
         """Answer one request."""
         try:
-            call, values = self.addresses.bind_to_environ(request.environ).match()
-            answer: Response = call(request, **values)
+            call, values = self.addresses.bind_to_environ(environ).match()
+            answer: Response = call(Request(environ), **values)
         except HTTPException as error:
-            return error
+            return error(environ, start_response)
         answer.headers["X-Content-Type-Options"] = "nosniff"
         answer.headers["Referrer-Policy"] = "no-referrer"  # the address holds the key
-        return answer
+        return answer(environ, start_response)
 
     def viewer(self, request: Request) -> Response:
         """The page, as this version of the program has it."""
@@ -163,10 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     with server(args.results, args.port, key) as running:
         print(f"http://{ADDRESS}:{running.port}/{key}/qc/viewer.html", flush=True)
         print("Open this address in a browser on this machine; Ctrl-C ends it.", flush=True)
-        try:
-            running.serve_forever()
-        except KeyboardInterrupt:
-            pass
+        running.serve_forever()
 
 
 if __name__ == "__main__":

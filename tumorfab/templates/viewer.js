@@ -15,7 +15,8 @@ let listed = [];           // those that the filter leaves
 let current = null;        // the sample that is shown
 let shown = {};            // its volumes
 let reviews = new Map();   // name -> {verdict, note}
-let unsaved = false;
+let saving = Promise.resolve();
+let unsaved = false;       // whether a verdict would be lost with the page
 const views = {};          // the two NiiVue instances
 
 // Files
@@ -105,17 +106,15 @@ function list() {
   const from = Math.max(0, at - SHOWN / 2);
   const several = new Set(samples.map(sample => sample.set)).size > 1;
   $("list").replaceChildren(...listed.slice(from, from + SHOWN).map(sample => {
-    const row = document.createElement("li");
-    row.className = reviews.get(sample.name)?.verdict ?? "";
+    const row = make("li", title(sample) + (several ? ` ${sample.set}` : ""), reviews.get(sample.name)?.verdict);
     row.title = sample.name;
-    row.textContent = title(sample) + (several ? ` ${sample.set}` : "");
     row.onclick = () => open(sample);
     if (sample === current) row.setAttribute("aria-current", "true");
     return row;
   }));
   $("list").querySelector("[aria-current]")?.scrollIntoView({block: "nearest"});
   const done = samples.filter(sample => reviews.has(sample.name)).length;
-  $("count").textContent = `${listed.length} of ${samples.length} samples; ${done} with a verdict`;
+  $("count").textContent = `${listed.length} of ${samples.length} samples, ${done} judged`;
 }
 
 function step(by) {
@@ -234,8 +233,9 @@ async function open(sample, modality) {
   $("modality").replaceChildren(...sample.modalities.map(name => new Option(name, name, false, name === modality)));
   $("title").textContent = `sub-${title(sample)}`;
   notice("Loading ...");
-  list();
-  review();
+  mark();
+  if (!again) $("note").value = reviews.get(sample.name)?.note ?? "";
+  tell("");
   try {
     const [found, sidecar] = await Promise.all([load(sample, modality), text(`${sample.name}.json`)]);
     if (sample !== current) return;  // another was asked for meanwhile
@@ -293,33 +293,38 @@ function about(record) {
   const parts = [heading("Label"), table(Object.keys(LABELS).map(value =>
     [LABELS[value][0], `${(shown.ml[value] ?? 0).toFixed(1)} ml`, LABELS[value][1]]))];
   parts.push(heading("Sample"), table(rows));
-  if (record?.checks) {
-    parts.push(heading("Checks"), ...Object.entries(record.checks).map(([name, passed]) => {
-      const line = document.createElement("div");
-      line.className = passed ? "pass" : "fail";
-      line.textContent = name;
-      return line;
-    }));
-  }
-  const all = document.createElement("details");
-  const pre = document.createElement("pre");
-  pre.textContent = record ? JSON.stringify(record, null, 1) : "no sidecar";
-  all.append(Object.assign(document.createElement("summary"), {textContent: "The whole sidecar"}), pre);
-  $("about").replaceChildren(...parts, all);
+  const checks = Object.entries(record?.checks ?? {});
+  const failed = checks.filter(([, passed]) => !passed).length;
+  const lines = checks.map(([name, passed]) => make("div", name, passed ? "pass" : "fail"));
+  parts.push(heading("Checks"), fold(failed ? `${failed} of ${checks.length} failed` : `all ${checks.length} hold`,
+    failed ? "fail" : "pass", ...lines));
+  parts.push(fold("The whole sidecar", "", make("pre", record ? JSON.stringify(record, null, 1) : "There is none.")));
+  $("about").replaceChildren(...parts);
 }
 
-const heading = words => Object.assign(document.createElement("h2"), {textContent: words});
+const make = (tag, words, kind = "") => Object.assign(document.createElement(tag), {textContent: words, className: kind});
+const heading = words => make("h2", words);
+
+// Details that are closed, but not where something failed.
+function fold(words, kind, ...inner) {
+  const found = document.createElement("details");
+  found.open = kind === "fail";
+  const summary = make("summary", "");
+  summary.append(make("span", words, kind));
+  found.append(summary, ...inner);
+  return found;
+}
 
 function table(rows) {
   const found = document.createElement("dl");
   for (const [name, value, colour] of rows) {
-    const term = Object.assign(document.createElement("dt"), {textContent: name});
+    const term = make("dt", name);
     if (colour) {
-      const swatch = Object.assign(document.createElement("i"), {className: "swatch"});
+      const swatch = make("i", "", "swatch");
       swatch.style.background = colour;
       term.prepend(swatch);
     }
-    found.append(term, Object.assign(document.createElement("dd"), {textContent: value}));
+    found.append(term, make("dd", value));
   }
   return found;
 }
@@ -332,35 +337,44 @@ function notice(words, choose = false) {
 
 // Verdicts
 
-function review() {
-  const {verdict = "", note = ""} = reviews.get(current?.name) ?? {};
+function mark() {
+  const verdict = reviews.get(current?.name)?.verdict;
   for (const name of ["accept", "reject"]) $(name).ariaPressed = verdict === name;
-  $("note").value = note;
+  list();
 }
 
-async function decide(verdict) {
+function keep(sample, review) {
+  if (review) reviews.set(sample, review);
+  else reviews.delete(sample);
+  mark();
+}
+
+// At once on the page; to the server one after another, since a note must not overtake its verdict.
+function decide(verdict) {
   if (!current) return;
   const sample = current.name;
   const note = $("note").value.split(/\s+/).filter(Boolean).join(" ");
-  $("saved").className = "soft";
-  try {
-    await files.save?.(sample, {verdict, note});
-    if (verdict) reviews.set(sample, {verdict, note});
-    else reviews.delete(sample);
-    if (files.save) $("saved").textContent = "Saved in qc/review.csv.";
-    else offer();
-  } catch (error) {
-    $("saved").className = "error";
-    $("saved").textContent = `Not saved: ${error.message}`;
-  }
-  list();
-  review();
+  const before = reviews.get(sample);
+  keep(sample, verdict && {verdict, note});
+  if (!files.save) return offer();
+  tell("Saving ...");
+  saving = saving.then(() => files.save(sample, {verdict, note})).then(
+    () => tell("Saved in qc/review.csv."),
+    error => {
+      keep(sample, before);
+      tell(`Not saved: ${error.message}`, "error");
+    });
+}
+
+function tell(words, kind = "soft") {
+  $("saved").textContent = words;
+  $("saved").className = kind;
 }
 
 // From a chosen folder the table can only be handed out.
 function offer() {
   unsaved = true;
-  $("saved").textContent = "Not saved: download the table and put it into the folder qc of the results.";
+  tell("Not saved: download the table and put it into the folder qc of the results.");
   URL.revokeObjectURL($("download").href);
   $("download").href = URL.createObjectURL(new Blob([writeReviews()], {type: "text/csv"}));
   $("download").hidden = false;
