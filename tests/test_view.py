@@ -387,9 +387,9 @@ def test_the_keyboard_leads_through_the_samples_and_saves_verdicts(
     table = review.path(results)
     review.write(table, {SECOND: Review("accept", 'an "old", note')})
     opened(tab, f"http://{view.ADDRESS}:{port}/{KEY}/qc/viewer.html#H1")
-    for key, sample in (("n", SECOND), ("p", FIRST), ("p", FIRST), ("n", SECOND), ("n", SECOND)):
-        tab.press(key)
-        tab.until(f"{SHOWN} === {json.dumps(sample)}")
+    tab.press("n")
+    tab.press("n")  # the last one stays
+    tab.until(f"{SHOWN} === {json.dumps(SECOND)}")
     assert tab.value("document.getElementById('note').value") == 'an "old", note'
     tab.press("p")
     tab.until(f"{SHOWN} === {json.dumps(FIRST)}")

@@ -67,6 +67,7 @@ rule qc:
             "templates/qc.html.j2",
             "templates/style.css.j2",
             "templates/viewer.html.j2",
+            "templates/samples.js",
             "templates/viewer.js",
             "vendor/niivue.js",
         ),
