@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from toy import GRID, LABEL, MODALITIES, distance, write_subject
 
-from tumorfab import mosaic, qc, stage, volume
+from tumorfab import mosaic, qc, stage, view, volume
 from tumorfab.stage import InputError
 from tumorfab.views import LABEL_NAMES, PLANES, View
 
@@ -300,10 +300,21 @@ def test_the_page_stands_alone(cohort: Cohort) -> None:
     page = Page(html)
     assert not re.search(r"https?:|//[a-z]", re.sub(r"base64,[^\"]*", "", html))
     for reference in page.references:
-        assert reference.startswith(("#sub-", "#table", "data:")) or reference == "metrics.tsv"
+        assert reference.startswith(("#sub-", "#table", "data:", "viewer.html")) or (
+            reference == "metrics.tsv"
+        )
     (picture,) = [i["src"] for i in page.images if i["alt"] == "Preprocessing of H8"]
     assert base64.b64decode((picture or "").split("base64,")[1]) == b"picture of H8"
     assert str(cohort.results) not in html
+
+
+def test_the_viewer_lies_beside_the_page_and_opens_at_the_samples_of_a_host(
+    cohort: Cohort,
+) -> None:
+    references = Page(cohort.make()).references
+    assert (cohort.results / "qc" / "viewer.html").read_text(encoding="utf-8") == view.page()
+    assert "viewer.html#H8" in references
+    assert "viewer.html#A1" not in references  # no host: it has no samples
 
 
 def test_above_fifty_subjects_the_pictures_are_linked(cohort: Cohort) -> None:

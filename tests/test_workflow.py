@@ -219,7 +219,7 @@ def expected() -> set[str]:
         paths |= {f"segment/{run}/sub-{s}_{space}_desc-pred_dseg.nii.gz" for s in TEST}
         paths |= {f"segment/{run}/tensorboard/events.out.tfevents"}
     paths |= {f"report/{name}" for name in ("index.html", "dice.csv", "summary.csv", "table.txt")}
-    paths |= {f"qc/{name}" for name in ("index.html", "metrics.tsv")}
+    paths |= {f"qc/{name}" for name in ("index.html", "viewer.html", "metrics.tsv")}
     paths |= {f"logs/{job}.log" for job in jobs} | {f"benchmarks/{job}.tsv" for job in jobs}
     return paths
 

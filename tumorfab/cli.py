@@ -15,6 +15,7 @@ STAGES = {
     "resample": "carry a volume between native scan and analysis space",
     "mosaic": "pictures of some subjects to judge their preprocessing by",
     "qc": "quality of preprocessing: table, outliers and HTML page",
+    "view": "look at synthetic samples in a browser, accept or reject them",
     "bank": "collect the tumours of the training cases",
     "place": "TF-Aug: coarse tumours in one healthy brain",
     "train_refiner": "TF-GAN: train the refiner",
