@@ -13,6 +13,7 @@ include: "workflow/rules/preprocess.smk"
 include: "workflow/rules/qc.smk"
 include: "workflow/rules/place.smk"
 include: "workflow/rules/refine.smk"
+include: "workflow/rules/baselines.smk"
 include: "workflow/rules/segment.smk"
 include: "workflow/rules/report.smk"
 

@@ -24,7 +24,7 @@ PIX2PIX = {"steps": 12, "batch": 2, "patch": 16, "channels": 4, "learning_rate":
 
 
 def ball_case(radii: dict[int, float], value: float, middle=(20, 20, 20)) -> pairs.Case:
-    """A case of constant intensity with nested balls (mm) of the given labels, the largest first."""
+    """A case of constant intensity with nested balls (mm) (label: radius), the largest first."""
     grid = shapes.grid(SPACING, 41, 41, 41)
     labels = np.zeros(grid.shape, np.uint8)
     for label, radius in radii.items():
@@ -56,9 +56,7 @@ def test_the_signed_distance_of_a_ball_is_that_from_its_surface():
 
 def test_the_carved_distance_is_the_mixture_of_two_uniform_distributions():
     depth = carvemix.depth(DONOR.labels, DONOR.grid.spacing)
-    drawn = [
-        carvemix.sample(stage.rng(0, "test", i), HOST, DONOR).distance_mm for i in range(4000)
-    ]
+    drawn = [carvemix.sample(stage.rng(0, "test", i), HOST, DONOR).distance_mm for i in range(4000)]
 
     def expected(t: np.ndarray) -> np.ndarray:
         return 0.5 * np.clip((t + depth / 2) / (depth / 2), 0, 1) + 0.5 * np.clip(t / depth, 0, 1)
@@ -98,9 +96,7 @@ def test_the_published_distance_differs_outside_the_lesion_alone():
     # Label 1 ends 14 mm below the lesion's surface.
     np.testing.assert_allclose((theirs - ours)[~lesion], 14, atol=2 * SPACING)
     for distance, same in ((-4.0, True), (0.0, True), (10.0, False)):
-        one, two = (
-            carvemix.apply(HOST, DONOR, carvemix.Carve(distance), p) for p in (False, True)
-        )
+        one, two = (carvemix.apply(HOST, DONOR, carvemix.Carve(distance), p) for p in (False, True))
         assert np.array_equal(one[0]["T1w"], two[0]["T1w"]) == same
 
 
@@ -122,8 +118,17 @@ def test_without_label_1_the_published_variant_carves_no_surroundings():
 
 
 def paste(**changes) -> copypaste.Paste:
-    plain = {"tumour": 0, "site": [14, 20, 20], "rotation_deg": [0.0] * 3, "scale": 1.0,
-             "mirror": [False] * 3, "warp_mm": 0.0, "warp_seed": 0, "gamma": 1.0, "blur": 0.0}
+    plain = {
+        "tumour": 0,
+        "site": [14, 20, 20],
+        "rotation_deg": [0.0] * 3,
+        "scale": 1.0,
+        "mirror": [False] * 3,
+        "warp_mm": 0.0,
+        "warp_seed": 0,
+        "gamma": 1.0,
+        "blur": 0.0,
+    }
     return copypaste.Paste(**{**plain, **changes})  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from tumorfab.stage import InputError, read_json
 
-
 # How the samples of an arm are called in file names; arms that are not here have none of their own.
 KINDS = {
     "coarse": "coarse",

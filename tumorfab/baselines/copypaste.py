@@ -18,7 +18,7 @@ from tumorfab import fields, stage
 from tumorfab.baselines import pairs
 from tumorfab.baselines.pairs import Brain, Case, Mixed
 from tumorfab.roi import SMALLEST_MM3
-from tumorfab.volume import Box, Grid, Image, Labels, box
+from tumorfab.volume import Box, Grid, Image, Labels
 
 EACH = 0.5  # the probability of each change
 ROTATION_DEG = 180.0
@@ -130,7 +130,9 @@ def cast(host: Brain, donor: Case, draw: Paste) -> tuple[Box, Labels, NDArray[np
     back = np.tensordot(np.linalg.inv(matrix), offset, 1) / donor.grid.spacing[:, None, None, None]
     at = (back + centre[:, None, None, None]).astype(np.float32)
     # Class by class, and the largest share wins, so that thin classes survive.
-    shares = [ndimage.map_coordinates((own == v).astype(np.float32), at, order=1) for v in (1, 2, 3)]
+    shares = [
+        ndimage.map_coordinates((own == v).astype(np.float32), at, order=1) for v in (1, 2, 3)
+    ]
     labels = np.argmax([1 - np.sum(shares, axis=0), *shares], axis=0).astype(np.uint8)
     return where, labels, at
 

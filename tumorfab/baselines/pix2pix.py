@@ -73,9 +73,7 @@ def condition(tissues: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.cat([tissues * (labels == 0)[:, None], classes.to(tissues)], 1)
 
 
-def losses(
-    judge: nn.Module, mapped: torch.Tensor, image: torch.Tensor, real: bool
-) -> torch.Tensor:
+def losses(judge: nn.Module, mapped: torch.Tensor, image: torch.Tensor, real: bool) -> torch.Tensor:
     """How far the discriminator is from calling `image` real, or else made."""
     logits = judge(torch.cat([mapped, image], 1))[-1]
     return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
@@ -100,7 +98,12 @@ def train(
         torch.optim.Adam(part.parameters(), params["learning_rate"], betas=(0.5, 0.999))
         for part in (generator, judge)
     )
-    stateful = {"generator": generator, "judge": judge, "makers": makers, "judges": judges}
+    stateful: dict[str, Any] = {
+        "generator": generator,
+        "judge": judge,
+        "makers": makers,
+        "judges": judges,
+    }
     history: list[dict[str, float]] = []
     start, steps = 0, params["steps"]
     if saved := checkpoint.resume(state_path, run):
@@ -148,9 +151,7 @@ def apply(host: Host, donor: Case, draw: Paste, generator: Generator) -> Mixed:
         return pairs.replaced(host, inside, host.images, labels)
     window = box(inside, MARGIN)
     tissues = np.stack([host.csf, host.brain - host.csf - host.wm, host.wm])
-    painted = paint(
-        generator, tissues[(slice(None), *window)], labels[window], draw.warp_seed
-    )
+    painted = paint(generator, tissues[(slice(None), *window)], labels[window], draw.warp_seed)
     images = {m: image.copy() for m, image in host.images.items()}
     for image, part in zip(images.values(), painted, strict=True):
         image[window] = part
@@ -204,9 +205,7 @@ def main(argv: list[str] | None = None) -> None:
         tissues = [load_on(files[t], case.grid) for t in TISSUES]
         cases[subject] = case
         crops.append(crop(case, tissues, subject, args.params["patch"]))
-    run = checkpoint.fingerprint(
-        args.params, args.seed, args.modality, [c.digest() for c in crops]
-    )
+    run = checkpoint.fingerprint(args.params, args.seed, args.modality, [c.digest() for c in crops])
     folder = args.out / "pix2pix"
     state_path = folder / "checkpoint.pt"
     with gpu.device(args.threads) as device:

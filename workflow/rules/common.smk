@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tumorfab import plan, wishes
+from tumorfab import plan, samples, wishes
 from tumorfab.config import validated
 from tumorfab.plan import code
 from tumorfab.stage import InputError
@@ -37,6 +37,12 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 RUNS = plan.runs(config)
+# Arms whose samples are made of two training cases each: one hosts, another gives.
+PAIRED = {
+    "copypaste": "python -m tumorfab.baselines.copypaste",
+    "carvemix": "python -m tumorfab.baselines.carvemix",
+    "carvemix_published": "python -m tumorfab.baselines.carvemix --published",
+}
 SETS = (
     f"{R}/fold-{{fold}}_k-{{k}}"  # everything made from one set of real training cases
 )
@@ -91,11 +97,12 @@ def picture(subject):
     return f"{R}/sub-{subject}/figures/sub-{subject}_desc-qc.png"
 
 
-def sidecars(kind, fold, k, n):
-    """Sidecars of the synthetic samples of a run; kind is coarse or tf."""
+def sidecars(arm, fold, k, n):
+    """Sidecars of the synthetic samples of a run: n for each of its k real cases, whatever the arm."""
+    hosts = TRAIN[: int(k)] if arm in PAIRED else HOSTS
     return [
-        f"{R}/fold-{fold}_k-{k}/sub-{host}/anat/sub-{host}_space-{S}_desc-{kind}{number:03d}.json"
-        for host, number in plan.samples(HOSTS, int(n) * int(k))
+        f"{R}/fold-{fold}_k-{k}/sub-{host}/anat/{samples.stem(host, S, arm, number)}.json"
+        for host, number in plan.samples(hosts, int(n) * int(k))
     ]
 
 
@@ -112,8 +119,8 @@ def with_volumes(paths):
 
 def synthetic(wildcards):
     """Sidecars of the synthetic samples that an arm trains on."""
-    kind = {"coarse": "coarse", "tf": "tf"}.get(wildcards.arm)
-    return sidecars(kind, wildcards.fold, wildcards.k, wildcards.n) if kind else []
+    arm, fold, k, n = wildcards.arm, wildcards.fold, wildcards.k, wildcards.n
+    return sidecars(arm, fold, k, n) if arm in samples.KINDS else []
 
 
 wildcard_constraints:
