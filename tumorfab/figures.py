@@ -19,7 +19,15 @@ from tumorfab.views import LABEL_COLOURS, View, encoded, style, uri, window
 from tumorfab.volume import Image, Labels, load_grid, load_on
 
 # Colours that colour-blind readers can tell apart, also over grey images.
-ARM_COLOURS = {"real": "#5b6470", "coarse": "#c2790a", "tf": "#0a7d78"}
+ARM_COLOURS = {
+    "real": "#5b6470",
+    "copypaste": "#6b4fa0",
+    "carvemix": "#2f6fb0",
+    "carvemix_published": "#5c9fd6",
+    "pix2pix": "#b03a5b",
+    "coarse": "#c2790a",
+    "tf": "#0a7d78",
+}
 OUTLINE = "#ffffff"
 _TILE_INCHES = 1.9
 CURVE_POINTS = 80
