@@ -15,6 +15,7 @@ include: "workflow/rules/place.smk"
 include: "workflow/rules/refine.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/segment.smk"
+include: "workflow/rules/nnunet.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -23,6 +23,7 @@ STAGES = {
     "baselines.carvemix": "baseline: CarveMix of two training cases",
     "baselines.pix2pix": "baseline: Pix2Pix paints tumours into healthy brains",
     "segment": "train and apply one downstream segmentation network",
+    "nnunet": "the same by nnU-Net v2, through its own commands",
     "score": "Dice of one run",
     "report": "tables and HTML page of the study",
 }
