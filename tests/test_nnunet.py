@@ -15,9 +15,9 @@ from tumorfab.nnunet import Files
 from tumorfab.stage import InputError, read_json
 from tumorfab.volume import load, load_labels
 
-# Makes nnU-Net's default trainer take a few steps; its shortest own one takes 250. Python runs this
-# before anything else. A trainer by another name would make nnU-Net import all that it has, among it
-# torchvision, which is broken where it was built for another PyTorch.
+# Makes nnU-Net's default trainer take a few steps; its shortest own one takes 250. Python runs
+# this before anything else. A trainer by another name would make nnU-Net import all that it has,
+# torchvision among it, which is broken where it was built for another PyTorch.
 SHORT = """
 import sys
 
