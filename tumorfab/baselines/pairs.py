@@ -24,16 +24,23 @@ Mixed = tuple[dict[str, Image], Labels]
 
 
 class Brain(Protocol):
-    """What a method asks of the brain that receives a tumour; arrays (I, J, K) on `grid`."""
+    """What a method asks of the brain that receives a tumour, healthy or not."""
 
     @property
-    def images(self) -> dict[str, Image]: ...  # noqa: D102
+    def images(self) -> dict[str, Image]:
+        """Images (I, J, K) by modality."""
+
     @property
-    def labels(self) -> Labels: ...  # noqa: D102
+    def labels(self) -> Labels:
+        """Tumours that it has (I, J, K)."""
+
     @property
-    def brain(self) -> Mask: ...  # noqa: D102
+    def brain(self) -> Mask:
+        """Where it is (I, J, K)."""
+
     @property
-    def grid(self) -> Grid: ...  # noqa: D102
+    def grid(self) -> Grid:
+        """The grid of all of them."""
 
 
 @dataclass(frozen=True, eq=False)
