@@ -296,6 +296,11 @@ def test_the_sidecars_draw_makes_the_sample_again(results, arm):
         np.testing.assert_allclose(stored, image, atol=1e-3)
 
 
+def test_both_carvemix_arms_draw_the_same_pairs_and_sizes(results):
+    one, two = ([read_json(p) for p in sidecars(results, arm)] for arm in ARMS[1:3])
+    assert [(r["donor"], r["draw"]) for r in one] == [(r["donor"], r["draw"]) for r in two]
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_planted_leak_is_refused(results, tmp_path, arm):
     """A sample made with the test case A4, and one of another set of training cases."""

@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     name = "carvemix_published" if args.published else "carvemix"
-    pairs.run(name, sample, partial(apply, published=args.published), args)
+    pairs.run(name, "carvemix", sample, partial(apply, published=args.published), args)
 
 
 if __name__ == "__main__":

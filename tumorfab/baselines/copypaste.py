@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = pairs.parser("baselines.copypaste", __doc__.splitlines()[0])
     parser.add_argument("--host", required=True, help="the training case that receives tumours")
     parser.add_argument("--out", type=Path, required=True)
-    pairs.run("copypaste", sample, apply, parser.parse_args(argv))
+    pairs.run("copypaste", "copypaste", sample, apply, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

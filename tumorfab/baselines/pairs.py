@@ -115,12 +115,14 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def run(
     name: str,
+    stream: str,
     sample: Callable[[np.random.Generator, Case, Case], Draw],
     apply: Callable[[Case, Case, Draw], Mixed],
     args: argparse.Namespace,
 ) -> None:
     """Make all samples of one host: each with another training case as the donor. `name` is that
-    of the arm. Raises `InputError` where the host is not one of the training cases."""
+    of the arm; arms of one `stream` draw the same. Raises `InputError` where the host is not one of
+    the training cases, or the only one."""
     licences = dict(args.case)
     if args.host not in licences:
         raise InputError(f"--host: {args.host} is no training case of this run; give one of --case")
@@ -130,7 +132,7 @@ def run(
     where = args.label, args.modality
     host = load_case(args.results, args.host, *where)
     for number in stage.progress(range(args.draws), f"{name} samples in sub-{args.host}"):
-        rng = stage.rng(args.seed, name, args.host, number)
+        rng = stage.rng(args.seed, stream, args.host, number)
         subject = others[rng.integers(len(others))]
         donor = load_case(args.results, subject, *where)
         if not host.grid.matches(donor.grid):
