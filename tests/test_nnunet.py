@@ -26,7 +26,7 @@ if any("nnUNetv2_train" in argument for argument in sys.orig_argv):
 
     def short(self, *args, _whole=Trainer.__init__, **kwargs):
         _whole(self, *args, **kwargs)
-        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 2, 2, 1
+        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 2, 1
 
     short.__signature__ = __import__("inspect").signature(Trainer.__init__)
     Trainer.__init__ = short
@@ -141,8 +141,8 @@ def test_its_own_commands_plan_train_and_predict(results, tmp_path, monkeypatch)
     assert set(np.unique(predicted.data)) <= {0, 1, 2, 3}
     rows = (out / "training.csv").read_text().splitlines()
     assert rows[0] == "step,loss,validation_dice"
-    assert [row.split(",")[0] for row in rows[1:]] == ["0", "1"]
-    assert all(np.isfinite(float(row.split(",")[1])) for row in rows[1:])
+    assert [row.split(",")[0] for row in rows[1:]] == ["0"]
+    assert np.isfinite(float(rows[1].split(",")[1]))
     (model,) = (out / "nnunet/results").rglob("checkpoint_final.pth")
     plans = read_json(model.parent.parent / "plans.json")
     assert plans["dataset_name"] == nnunet.ENRICHED
