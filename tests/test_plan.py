@@ -267,7 +267,7 @@ def edited(path: Path, change: Callable[[str], str]) -> None:
 
 def test_comments_docstrings_layout_and_times_do_not_count(package: Path) -> None:
     before = {stage: code(stage) for stage in STAGES}
-    for path in package.glob("*.py"):
+    for path in package.rglob("*.py"):
         edited(path, lambda text: text + "\n# a remark\n")
         edited(path, lambda text: text.replace('"""', '"""New words. ', 1))
         edited(path, lambda text: text.replace("\n\n", "\n\n\n"))
@@ -302,7 +302,7 @@ def test_an_unknown_stage_is_an_error() -> None:
         plan.code("placee")
 
 
-@pytest.mark.parametrize("stage", ["standardise", "report"])
+@pytest.mark.parametrize("stage", ["standardise", "report", "baselines.carvemix"])
 def test_the_hash_covers_every_module_that_the_stage_loads(package: Path, stage: str) -> None:
     """The imports that the hash walks, against those that the interpreter makes."""
     program = (
@@ -314,10 +314,12 @@ def test_the_hash_covers_every_module_that_the_stage_loads(package: Path, stage:
         [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
     )
     loaded = [name.removeprefix("tumorfab.") for name in json.loads(listed.stdout)]
-    assert len(loaded) > 3
+    files = [package / f"{module.replace('.', '/')}.py" for module in loaded]
+    files = [file for file in files if file.exists()]  # a package holds no code of its own
+    assert len(files) > 3
     before = code(stage)
-    for module in loaded:
-        original = (package / f"{module}.py").read_text(encoding="utf-8")
-        edited(package / f"{module}.py", lambda text: text + "\nEDITED = True\n")
-        assert code(stage) != before, f"an edit of {module} goes unseen"
-        (package / f"{module}.py").write_text(original, encoding="utf-8")
+    for file in files:
+        original = file.read_text(encoding="utf-8")
+        edited(file, lambda text: text + "\nEDITED = True\n")
+        assert code(stage) != before, f"an edit of {file.name} goes unseen"
+        file.write_text(original, encoding="utf-8")

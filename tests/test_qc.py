@@ -122,8 +122,8 @@ def test_the_contour_lies_on_the_edge_of_the_mask(spacing: tuple[float, float, f
 def test_native_slices_are_cropped_to_the_brain_and_a_margin() -> None:
     """Whatever of a face lies farther from the brain is not in the picture."""
     for plane in PLANES:
-        for view in mosaic.slices(BRAIN, GRID.affine, plane):
-            assert max(view.size_mm) <= 128 + 2 * (mosaic.MARGIN_MM + 4)
+        for shown in mosaic.slices(BRAIN, GRID.affine, plane):
+            assert max(shown.size_mm) <= 128 + 2 * (mosaic.MARGIN_MM + 4)
 
 
 def test_one_slice_of_each_plane_goes_through_the_middle_of_a_tumour() -> None:

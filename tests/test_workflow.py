@@ -314,6 +314,39 @@ def test_a_setting_runs_the_stages_that_it_concerns(study: Study) -> None:
         study.configure(TINY)
 
 
+ARMS = ("copypaste", "carvemix", "carvemix_published", "pix2pix")
+
+
+def test_further_arms_run_their_own_jobs_and_no_other(study: Study) -> None:
+    arms = [*TINY["study"]["arms"], *ARMS]
+    study.configure({**TINY, "study": {**TINY["study"], "arms": arms}})
+    try:
+        assert study.planned() == {
+            "copypaste": 2, "carvemix": 2, "carvemix_published": 2, "pix2pix": 1,
+            "segment": 4, "score": 4, "report": 1, "all": 1,
+        }  # fmt: skip
+    finally:
+        study.configure(TINY)
+
+
+def test_every_arm_has_the_same_number_of_samples(program: Path, tmp_path: Path) -> None:
+    config = {**TINY, "study": {"arms": [*ARMS, "coarse", "tf"], "k": [2], "n": [3]}}
+    status, out, err = Study(tmp_path, program, config).run("--dry-run")
+    assert status == 0, err
+    jobs = re.findall(r"^rule segment:(.*?)^    output:", out, re.M | re.S)
+    assert len(jobs) == 6
+    for job in jobs:
+        read = set(re.findall(r"(\S+_desc-[a-z0-9]+\d{3})\.json", job))
+        assert len(read) == 2 * 3
+
+
+def test_nnunet_takes_the_place_of_the_own_network(program: Path, tmp_path: Path) -> None:
+    config = {**TINY, "segment": {"network": "nnunet"}}
+    planned = Study(tmp_path, program, config).planned()
+    assert planned["nnunet"] == planned["score"] == 3
+    assert "segment" not in planned
+
+
 # What stops it
 
 

@@ -22,7 +22,11 @@ STAGES = {
     "refine": "TF-GAN: refine coarse samples",
     "appraise": "scores of samples for the quality gate",
     "gate": "quality gate: accept or reject samples, with reasons",
+    "baselines.copypaste": "baseline: tumours of one training case in another",
+    "baselines.carvemix": "baseline: CarveMix of two training cases",
+    "baselines.pix2pix": "baseline: Pix2Pix paints tumours into healthy brains",
     "segment": "train and apply one downstream segmentation network",
+    "nnunet": "the same by nnU-Net v2, through its own commands",
     "score": "Dice of one run",
     "report": "tables and HTML page of the study",
 }
@@ -37,7 +41,7 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: tumorfab STAGE [OPTION ...]\n\nstages (tumorfab STAGE --help):")
         for name, what in STAGES.items():
-            print(f"  {name:14} {what}")
+            print(f"  {name:19} {what}")
         print("\nThe whole study is run by: snakemake --cores all")
         return
     name = arguments[0].replace("-", "_")

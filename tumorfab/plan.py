@@ -215,7 +215,7 @@ def code(stage: str, *files: str) -> str:
     As a rule's parameter it re-runs the stage when its code changes, and only then: comments,
     docstrings, formatting and file times do not count.
     """
-    if not (PACKAGE / f"{stage}.py").exists():
+    if not _source(stage).exists():
         raise ValueError(f"no stage {stage}")
     seen: dict[str, str] = {}
     _collect(stage, seen)
@@ -223,19 +223,22 @@ def code(stage: str, *files: str) -> str:
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _source(module: str) -> Path:
+    """The file of a module of this package; its name may be dotted."""
+    return PACKAGE / f"{module.replace('.', '/')}.py"
+
+
 def _collect(module: str, seen: dict[str, str]) -> None:
-    path = PACKAGE / f"{module}.py"
+    path = _source(module)
     if module in seen or not path.exists():
         return
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imported = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "tumorfab":
-            imported |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tumorfab."):
-            imported.add((node.module or "").split(".")[1])
+        if isinstance(node, ast.ImportFrom):  # of a module, or of names in one
+            imported |= {str(node.module), *(f"{node.module}.{a.name}" for a in node.names)}
         elif isinstance(node, ast.Import):
-            imported |= {a.name.split(".")[1] for a in node.names if a.name.startswith("tumorfab.")}
+            imported |= {alias.name for alias in node.names}
         body = getattr(node, "body", None)
         if (
             isinstance(body, list)
@@ -247,4 +250,5 @@ def _collect(module: str, seen: dict[str, str]) -> None:
             node.body = body[1:]  # type: ignore[attr-defined]
     seen[module] = ast.dump(tree)
     for name in sorted(imported):
-        _collect(name, seen)
+        if name.startswith("tumorfab."):
+            _collect(name.removeprefix("tumorfab."), seen)

@@ -5,6 +5,21 @@ from typing import Any
 
 from tumorfab.stage import InputError, read_json
 
+# How the samples of an arm are called in file names; arms that are not here have none of their own.
+KINDS = {
+    "coarse": "coarse",
+    "tf": "tf",
+    "copypaste": "copypaste",
+    "carvemix": "carvemix",
+    "carvemix_published": "carvemixpublished",
+    "pix2pix": "pix2pix",
+}
+
+
+def stem(host: str, space: str, arm: str, number: int) -> str:
+    """How the names of all files of one sample of an arm begin."""
+    return f"sub-{host}_space-{space}_desc-{KINDS[arm]}{number:03d}"
+
 
 def image(sidecar: Path, modality: str) -> Path:
     """The sample's image of one modality."""

@@ -4,7 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tumorfab import plan, wishes
+from tumorfab import plan, samples, wishes
 from tumorfab.config import validated
 from tumorfab.plan import code
 from tumorfab.stage import InputError
@@ -40,7 +40,19 @@ try:
     wishes.check(config["place"]["table"], sum(HOSTS, []), DRAWS)
 except InputError as error:
     sys.exit(f"error: {error}")
+# Folds whose patients are hosts have hosts of their own, hence rules of their own.
+OWN_HOSTS = len(FOLDS) > 1 and PATIENTS != [[]] * len(FOLDS)
+HOST_SETS = HOSTS if OWN_HOSTS else HOSTS[:1]
 RUNS = plan.runs(config)
+SEGMENTATION = "nnunet" if config["segment"]["network"] == "nnunet" else "segment"
+RUN = f"{R}/segment/arm-{{arm}}_k-{{k}}_n-{{n}}_fold-{{fold}}_seed-{{seed}}"
+RUN_NAME = "arm-{arm}_k-{k}_n-{n}_fold-{fold}_seed-{seed}"
+# Arms whose samples are made of two training cases each: one hosts, another gives.
+PAIRED = {
+    "copypaste": "python -m tumorfab.baselines.copypaste",
+    "carvemix": "python -m tumorfab.baselines.carvemix",
+    "carvemix_published": "python -m tumorfab.baselines.carvemix --published",
+}
 SETS = (
     f"{R}/fold-{{fold}}_k-{{k}}"  # everything made from one set of real training cases
 )
@@ -100,16 +112,23 @@ def donors(wildcards):
     return fold_of(wildcards).train[: int(wildcards.k)]
 
 
+def of_fold(fold):
+    """What the name of a rule of one host set ends with, and the folds that it serves."""
+    return (f"_fold_{fold}", str(fold)) if OWN_HOSTS else ("", "[0-9]+")
+
+
 def picture(subject):
     """The quality picture of a subject."""
     return f"{R}/sub-{subject}/figures/sub-{subject}_desc-qc.png"
 
 
-def sidecars(kind, fold, k, n):
-    """Sidecars of the synthetic samples of a run; kind is coarse or tf."""
+def sidecars(arm, fold, k, n):
+    """Sidecars of the synthetic samples of a run: n for each of its k real cases, whatever the arm."""
+    own = FOLDS[int(fold)].train[: int(k)]
+    hosts = own if arm in PAIRED else HOSTS[int(fold)]
     return [
-        f"{R}/fold-{fold}_k-{k}/sub-{host}/anat/sub-{host}_space-{S}_desc-{kind}{number:03d}.json"
-        for host, number in plan.samples(HOSTS[int(fold)], int(n) * int(k))
+        f"{R}/fold-{fold}_k-{k}/sub-{host}/anat/{samples.stem(host, S, arm, number)}.json"
+        for host, number in plan.samples(hosts, int(n) * int(k))
     ]
 
 
@@ -126,8 +145,8 @@ def with_volumes(paths):
 
 def synthetic(wildcards):
     """Sidecars of the synthetic samples that an arm trains on."""
-    kind = {"coarse": "coarse", "tf": "tf"}.get(wildcards.arm)
-    return sidecars(kind, wildcards.fold, wildcards.k, wildcards.n) if kind else []
+    arm, fold, k, n = wildcards.arm, wildcards.fold, wildcards.k, wildcards.n
+    return sidecars(arm, fold, k, n) if arm in samples.KINDS else []
 
 
 wildcard_constraints:

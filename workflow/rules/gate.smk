@@ -2,22 +2,24 @@
 # torch; then one job decides on all of them, since a score is low or not among the others.
 
 
-for shard in sorted({plan.shard(host, config["compute"]["shards"]) for host in HOSTS}):
+for fold, shard, shard_hosts in plan.host_shards(
+    HOST_SETS, config["compute"]["shards"]
+):
+    ending, folds = of_fold(fold)
     shard_sidecars = [
         f"{SETS}/sub-{host}/anat/sub-{host}_space-{S}_desc-{{kind}}{number:03d}.json"
-        for host in HOSTS
-        if plan.shard(host, config["compute"]["shards"]) == shard
+        for host in shard_hosts
         for number in range(DRAWS)
     ]
 
     rule:
         name:
-            f"appraise_{shard}"
+            f"appraise_{shard}{ending}"
         input:
             critic=f"{SETS}/refiner/critic.pt",
             bank=lambda wildcards: [
                 f"{R}/bank/sub-{donor}_rois.{end}"
-                for donor in TRAIN[: int(wildcards.k)]
+                for donor in donors(wildcards)
                 for end in ("npz", "json")
             ],
             sidecars=shard_sidecars,
@@ -28,6 +30,8 @@ for shard in sorted({plan.shard(host, config["compute"]["shards"]) for host in H
             f"{R}/logs/appraise/fold-{{fold}}_k-{{k}}_{{kind}}_shard-{shard}.log",
         benchmark:
             f"{R}/benchmarks/appraise/fold-{{fold}}_k-{{k}}_{{kind}}_shard-{shard}.tsv"
+        wildcard_constraints:
+            fold=folds,
         conda:
             ENV
         threads: config["compute"]["threads"]
@@ -38,7 +42,7 @@ for shard in sorted({plan.shard(host, config["compute"]["shards"]) for host in H
         params:
             code=code("appraise"),
             modalities=MODALITIES,
-            donors=lambda wildcards: TRAIN[: int(wildcards.k)],
+            donors=donors,
             bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
         shell:
             "python -m tumorfab.appraise --critic {input.critic} --bank {params.bank}"
@@ -48,17 +52,15 @@ for shard in sorted({plan.shard(host, config["compute"]["shards"]) for host in H
 
 rule gate:
     input:
-        scores=[
-            f"{SETS}/gate/{{kind}}_shard-{shard}.tsv"
-            for shard in sorted(
-                {plan.shard(host, config["compute"]["shards"]) for host in HOSTS}
+        scores=lambda wildcards: [
+            f"{SETS}/gate/{{kind}}_shard-{shard}.tsv".format(**wildcards)
+            for _, shard, _ in plan.host_shards(
+                [HOSTS[int(wildcards.fold)]], config["compute"]["shards"]
             )
         ],
-        real=lambda wildcards: [
-            path for s in TRAIN[: int(wildcards.k)] for path in case(s)
-        ],
+        real=lambda wildcards: [path for s in donors(wildcards) for path in case(s)],
         bank=lambda wildcards: [
-            f"{R}/bank/sub-{s}_rois.json" for s in TRAIN[: int(wildcards.k)]
+            f"{R}/bank/sub-{s}_rois.json" for s in donors(wildcards)
         ],
     output:
         f"{SETS}/gate/{{kind}}.tsv",
@@ -75,7 +77,7 @@ rule gate:
         section=section("gate"),
         label=S,
         modalities=MODALITIES,
-        donors=lambda wildcards: TRAIN[: int(wildcards.k)],
+        donors=donors,
         results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
         bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
     shell:

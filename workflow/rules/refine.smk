@@ -51,15 +51,15 @@ rule train_refiner:
 
 
 # One rule per shard: loading torch costs more than refining a sample, and each volume is still a
-# file of its own that Snakemake knows. Folds whose patients are hosts have rules of their own.
-OWN_HOSTS = len(FOLDS) > 1 and PATIENTS != [[]] * len(FOLDS)
+# file of its own that Snakemake knows.
 for fold, shard, shard_hosts in plan.host_shards(
-    HOSTS if OWN_HOSTS else HOSTS[:1], config["compute"]["shards"]
+    HOST_SETS, config["compute"]["shards"]
 ):
+    ending, folds = of_fold(fold)
 
     rule:
         name:
-            f"refine_{shard}" + (f"_fold_{fold}" if OWN_HOSTS else "")
+            f"refine_{shard}{ending}"
         input:
             model=rules.train_refiner.output.model,
             sidecars=[
@@ -91,7 +91,7 @@ for fold, shard, shard_hosts in plan.host_shards(
         benchmark:
             f"{R}/benchmarks/refine/fold-{{fold}}_k-{{k}}_shard-{shard}.tsv"
         wildcard_constraints:
-            fold=str(fold) if OWN_HOSTS else "[0-9]+",
+            fold=folds,
         conda:
             ENV
         threads: config["compute"]["threads"]

@@ -1,4 +1,4 @@
-# The study's tables and its one page.
+# The scores of every run, the study's tables and its one page.
 ARMS = set(config["study"]["arms"])
 MOST = max(config["study"]["n"]) * max(config["study"]["k"])
 # The page shows eight samples, spread over all.
@@ -12,6 +12,35 @@ COARSE, REFINED = (
     ]
     for kind in ("coarse", "tf")
 )
+
+
+rule score:
+    input:
+        predicted=lambda wildcards: [
+            f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz".format(**wildcards)
+            for s in fold_of(wildcards).test
+        ],
+        annotated=lambda wildcards: [case(s)[-1] for s in fold_of(wildcards).test],
+    output:
+        f"{RUN}/scores.csv",
+    log:
+        f"{R}/logs/score/{RUN_NAME}.log",
+    benchmark:
+        f"{R}/benchmarks/score/{RUN_NAME}.tsv"
+    conda:
+        ENV
+    params:
+        code=code("score"),
+        cases=lambda wildcards, input: [
+            f"--case {s} {p} {a}"
+            for s, p, a in zip(
+                fold_of(wildcards).test, input.predicted, input.annotated
+            )
+        ],
+    shell:
+        "python -m tumorfab.score {params.cases} --arm {wildcards.arm} --k {wildcards.k}"
+        " --n {wildcards.n} --fold {wildcards.fold} --seed {wildcards.seed} --out {output}"
+        " > {log} 2>&1"
 
 
 rule report:

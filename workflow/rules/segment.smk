@@ -1,8 +1,4 @@
-# Downstream: one training and one table of scores per arm, k, n, fold and seed.
-RUN = f"{R}/segment/arm-{{arm}}_k-{{k}}_n-{{n}}_fold-{{fold}}_seed-{{seed}}"
-RUN_NAME = "arm-{arm}_k-{k}_n-{n}_fold-{fold}_seed-{seed}"
-
-
+# Downstream: one training per arm, k, n, fold and seed.
 # One rule per fold, since its outputs are the predictions of the fold's test cases.
 for fold, parts in enumerate(FOLDS):
 
@@ -56,32 +52,3 @@ for fold, parts in enumerate(FOLDS):
             " {params.samples} {params.validation} --test {params.test} --label {params.label}"
             " --modality {params.modalities} --seed {params.seed} --repeat {wildcards.seed}"
             " --threads {threads} --params {params.section:q} --out {params.out} > {log} 2>&1"
-
-
-rule score:
-    input:
-        predicted=lambda wildcards: [
-            f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz".format(**wildcards)
-            for s in fold_of(wildcards).test
-        ],
-        annotated=lambda wildcards: [case(s)[-1] for s in fold_of(wildcards).test],
-    output:
-        f"{RUN}/scores.csv",
-    log:
-        f"{R}/logs/score/{RUN_NAME}.log",
-    benchmark:
-        f"{R}/benchmarks/score/{RUN_NAME}.tsv"
-    conda:
-        ENV
-    params:
-        code=code("score"),
-        cases=lambda wildcards, input: [
-            f"--case {s} {p} {a}"
-            for s, p, a in zip(
-                fold_of(wildcards).test, input.predicted, input.annotated
-            )
-        ],
-    shell:
-        "python -m tumorfab.score {params.cases} --arm {wildcards.arm} --k {wildcards.k}"
-        " --n {wildcards.n} --fold {wildcards.fold} --seed {wildcards.seed} --out {output}"
-        " > {log} 2>&1"
