@@ -22,6 +22,9 @@ STAGES = {
     "segment": "train and apply one downstream segmentation network",
     "score": "Dice of one run",
     "report": "tables and HTML page of the study",
+    "release": "the samples as a dataset for others",
+    "verify": "check a release",
+    "reproduce": "build a sample of a release again and compare bytes",
 }
 
 
