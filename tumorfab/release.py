@@ -8,98 +8,28 @@ import argparse
 import json
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from tumorfab import card, datasets, licences, manifest, privacy, samples, stage, verdicts
-from tumorfab.bank import case_files
+from tumorfab import card, datasets, licences, manifest, plan, privacy, stage, verdicts
+from tumorfab.candidates import Draft, Study, drafts, inspect, reference, released
 from tumorfab.files import BYTES_PER_GB, below, link, pack, sha256, threaded
 from tumorfab.ingest import read_subjects
 from tumorfab.manifest import Sample
 from tumorfab.public import DATASETS
 from tumorfab.stage import InputError
+from tumorfab.verdicts import Verdicts
 from tumorfab.volume import load_grid, load_on
 
 SUMS = "SHA256SUMS"
 KEY = "release_key.tsv"
 COLUMNS_OF_IDS = ("case", "subject", "host", "donor")
 COLUMNS_OF_PLACES = ("source_id", "T1w", "T1c", "T2w", "FLAIR", "seg")
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A sample of the study on its way into the release: its subject's own id, its sidecar and what
-    that holds."""
-
-    sample: Sample
-    subject: str
-    sidecar: Path
-    record: dict[str, Any]
-
-    def files(self, modalities: list[str]) -> dict[str, Path]:
-        """Its volumes in the study, by modality and dseg."""
-        images = {m: samples.image(self.sidecar, m) for m in modalities}
-        return images | {"dseg": samples.dseg(self.sidecar)}
-
-
-@dataclass(frozen=True)
-class Study:
-    """What a release is made from."""
-
-    results: Path
-    folder: Path
-    config: dict[str, Any]
-    names: dict[str, str]
-
-    @property
-    def modalities(self) -> list[str]:
-        """The images of a sample."""
-        return list(self.config["modalities"])
-
-    @property
-    def space(self) -> str:
-        """Label of the analysis space."""
-        return str(self.config["space"]["label"])
-
-    @property
-    def kinds(self) -> list[str]:
-        """The kinds of samples that are released: those asked for, or those of the arms."""
-        section: list[str] = self.config["release"]["kinds"]
-        return section or [k for k in ("coarse", "tf") if k in self.config["study"]["arms"]]
-
-
-def drafts(study: Study, hosts: list[str], draws: int) -> list[Draft]:
-    """Every sample of the study that a release may hold. Raises `InputError` for a missing one."""
-    found = []
-    for host in hosts:
-        for kind in study.kinds:
-            for number in range(draws):
-                sidecar = study.folder / f"sub-{host}" / "anat"
-                sidecar /= f"sub-{host}_space-{study.space}_desc-{kind}{number:03d}.json"
-                sample = Sample(kind, study.names[host], number)
-                found.append(Draft(sample, host, sidecar, stage.read_json(sidecar)))
-    return found
-
-
-def inspect(draft: Draft, study: Study) -> list[str]:
-    """Why a sample may not be released, one line per reason."""
-    anat = study.results / f"sub-{draft.subject}" / "anat"
-    mask = case_files(anat, draft.subject, study.space)["brain"]
-    files = draft.files(study.modalities)
-    grid = load_grid(files["dseg"])
-    brain = load_on(mask, grid, labels=True) > 0
-    found = []
-    if brain.sum() * grid.voxel_volume / 1000 > privacy.MOST_BRAIN_ML:
-        found.append(f"{mask}: is larger than any brain; the scan may show a face")
-    for what, path in files.items():
-        found += [f"{path}: header holds {place}" for place in privacy.header_text(path)]
-        if outside := privacy.outside(load_on(path, grid, what == "dseg"), brain):
-            found.append(f"{path}: {outside} voxels outside the brain are not 0")
-    return found
+# Its image on the analysis grid is in every release, and the demo's phantoms are made from it.
+MNI152 = "MNI152NLin2009aSym: Fonov et al. 2011, doi:10.1016/j.neuroimage.2010.07.033"
 
 
 def terms(drafted: list[Draft], internal: bool) -> dict[str, Any]:
@@ -126,38 +56,7 @@ def _nameless(refusal: InputError) -> str:
     return "The licences of its sources cannot be combined, or are not known."
 
 
-def released(draft: Draft, study: Study, held: verdicts.Verdicts) -> dict[str, Any]:
-    """The sidecar of a released sample: the study's, its subjects renamed, with the tumours' sites
-    in MNI152 and what gate and review said. Raises `InputError` where an id is left in it."""
-    about = case_files(draft.sidecar.parent, draft.subject, study.space)["about"].name
-    anat = study.results / f"sub-{draft.subject}" / "anat"
-    to_mni = np.array(stage.read_json(anat / about)["mni_from_space"])
-    affine = load_grid(samples.dseg(draft.sidecar)).affine
-    sites = [t["pose"]["site"] for t in draft.record["draw"]["tumours"]]
-    record: dict[str, Any] = privacy.renamed(draft.record, study.names)
-    record["donors"].sort()
-    record |= {
-        "Description": f"Label map of a synthetic sample. {datasets.KINDS[draft.sample.kind]}.",
-        "SpatialReference": reference(study),
-        "site_mni_mm": [[round(v, 2) for v in (to_mni @ affine @ [*s, 1])[:3]] for s in sites],
-        "gate": held.gate.get(verdicts.key(draft.sidecar), {}),
-        "review": held.review.get(verdicts.key(draft.sidecar), {}),
-    }
-    hidden = {subject for subject, name in study.names.items() if subject != name}
-    if left := privacy.leaks(record, hidden):
-        raise InputError(
-            f"{draft.sidecar}: would publish the id of a subject in {left[0]!r}; set "
-            "release.source_ids, or rename the subject"
-        )
-    return record
-
-
-def reference(study: Study) -> str:
-    """BIDS URI of the image that the analysis space is aligned with."""
-    return f"bids::tpl-{study.space}/anat/tpl-{study.space}_T1w.nii.gz"
-
-
-def build(out: Path, study: Study, drafted: list[Draft], held: verdicts.Verdicts,
+def build(out: Path, study: Study, drafted: list[Draft], held: Verdicts,
           about: dict[str, Any], lock: Path, threads: int) -> dict[str, str]:  # fmt: skip
     """Write the release's folder; returns the SHA-256 of every file by path."""
 
@@ -193,11 +92,13 @@ def build(out: Path, study: Study, drafted: list[Draft], held: verdicts.Verdicts
 
 
 def describe(out: Path, study: Study, drafted: list[Draft], rows: list[dict[str, Any]],
-             held: verdicts.Verdicts, about: dict[str, Any], lock: Path) -> None:  # fmt: skip
+             held: Verdicts, about: dict[str, Any], lock: Path) -> None:  # fmt: skip
     """Write everything beside the volumes and their sidecars, but the list of checksums."""
     manifest.write(out, rows)
     tables = {p: sha256(out / p) for p in (manifest.CSV, manifest.PARQUET)}
     excluded = [e | {"sample": _name(e["sample"], study)} for e in held.excluded]
+    if left := privacy.leaks(excluded, study.hidden):
+        raise InputError(f"review or gate: would publish the id of a subject in {left[0]!r}")
     columns = ["sample", "by", "reason"]
     stage.write_text(
         out / "excluded.csv", pd.DataFrame(excluded, columns=columns).to_csv(index=False)
@@ -226,7 +127,7 @@ def describe(out: Path, study: Study, drafted: list[Draft], rows: list[dict[str,
         {"Description": "MNI152NLin2009aSym on the analysis grid", "SkullStripped": True,
          "SpatialReference": "https://www.bic.mni.mcgill.ca/ServicesAtlases/ICBM152NLin2009"},
     )  # fmt: skip
-    for kind in study.kinds:
+    for kind in plan.kinds(study.config):
         own = [d.sample for d in drafted if d.sample.kind == kind]
         if own:
             datasets.write_nnunet(out / "nnunet", kind, own, study.modalities, about)
@@ -250,6 +151,8 @@ def _reports(out: Path, study: Study) -> None:
         table = table.drop(columns=[c for c in COLUMNS_OF_PLACES if c in table])
         for column in set(COLUMNS_OF_IDS) & set(table.columns):
             table[column] = table[column].map(lambda cell: study.names.get(cell, cell))
+        if not section["source_ids"]:  # nor may their order tell who is who
+            table = table.sort_values(list(table.columns))
         name = path.name if path in tables else f"qc_{path.name}"
         stage.write_text(out / name, table.to_csv(sep=separator, index=False))
     for page, allowed in (("report", section["source_ids"]), ("qc", section["internal"])):
@@ -258,71 +161,73 @@ def _reports(out: Path, study: Study) -> None:
             stage.write_text(out / f"{page}.html", source.read_text(encoding="utf-8"))
 
 
-def credits(config: dict[str, Any]) -> tuple[list[str], list[str]]:
+def credited(config: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Whom to credit, and the addresses of the sources that have one."""
-    known = [DATASETS[s] for s in (config[c]["source"] for c in ("healthy", "annotated"))
-             if s in DATASETS]  # fmt: skip
+    sources = (config[cohort]["source"] for cohort in ("healthy", "annotated"))
+    known = [DATASETS[source] for source in sources if source in DATASETS]
     own: list[str] = config["release"]["credits"]
-    return [*own, *[f"{d.terms} ({d.licence})" for d in known]], [d.terms for d in known]
+    return [*own, *[f"{d.terms} ({d.licence})" for d in known], MNI152], [d.terms for d in known]
+
+
+def candidates(args: argparse.Namespace, study: Study) -> tuple[list[Draft], Verdicts]:
+    """The samples to release, and what was said of all. Raises `InputError` where there is none."""
+    subjects = read_subjects(study.results / "cohort" / "subjects.tsv")
+    hosts = [*subjects["subject"][subjects["role"] == "host"], *args.patient]
+    if not plan.kinds(study.config):
+        raise InputError("config: release.kinds: no arm makes samples; name coarse or tf")
+    found = drafts(study, hosts, args.draws)
+    held = verdicts.read(args.gate, args.review, list(study.names))
+    kept = [draft for draft in found if verdicts.key(draft.sidecar) not in held.rejected]
+    if not kept:
+        raise InputError("release: gate and review leave no sample; look at their reasons")
+    return kept, replace(held, excluded=verdicts.excluded(held, [d.sidecar for d in found]))
+
+
+def checked(kept: list[Draft], study: Study, threads: int) -> None:
+    """Raise `InputError` where a file may not be published."""
+    found = threaded(lambda draft: inspect(draft, study), kept, threads)
+    if problems := [problem for several in found for problem in several]:
+        raise InputError(
+            f"release: {len(problems)} problem(s) with files, first {problems[0]}; delete it and "
+            "run again"
+        )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage."""
     args = _parser().parse_args(argv)
-    config = args.config
-    if args.internal:
-        config["release"]["internal"] = True
-    section = config["release"]
-    table = read_subjects(args.results / "cohort" / "subjects.tsv")
-    everybody = table["subject"].tolist()
-    keep = section["source_ids"]
-    names = {s: s for s in everybody} if keep else privacy.pseudonyms(everybody, config["seed"])
-    study = Study(args.results, args.samples, config, names)
-    hosts = [*table["subject"][table["role"] == "host"], *args.patient]
-    if not study.kinds:
-        raise InputError("config: release.kinds: no arm makes samples; name coarse or tf")
-    drafted = drafts(study, hosts, args.draws)
-    held = verdicts.read(args.gate, args.review, everybody)
-    kept = [d for d in drafted if verdicts.key(d.sidecar) not in held.rejected]
-    held = replace(held, excluded=verdicts.excluded(held, [d.sidecar for d in drafted]))
-    if not kept:
-        raise InputError("release: gate and review leave no sample; look at their reasons")
-    agreed = terms(kept, section["internal"])
-    problems = [p for found in threaded(lambda d: inspect(d, study), kept, args.threads)
-                for p in found]  # fmt: skip
-    if problems:
-        raise InputError(
-            f"release: {len(problems)} file(s) may not be published: {problems[0]}; "
-            "make the sample again"
-        )
-    credited, sources = credits(config)
+    section = args.config["release"]
+    section["internal"] |= args.internal
+    everybody = read_subjects(args.results / "cohort" / "subjects.tsv")["subject"].tolist()
+    names = {subject: subject for subject in everybody}
+    if not section["source_ids"]:
+        names = privacy.pseudonyms(everybody, args.config["seed"])
+    study = Study(args.results, args.samples, args.config, names)
+    kept, held = candidates(args, study)
+    checked(kept, study, args.threads)
+    credits, sources = credited(args.config)
     about = {
-        **{key: section[key] for key in ("name", "version", "authors", "internal", "source_ids")},
-        **agreed,
+        **{key: section[key] for key in ("name", "version", "date", "authors", "internal",
+                                         "source_ids")},
+        **terms(kept, section["internal"]),
         **card.provenance(args.lock, card.commit()),
-        "kinds": study.kinds,
+        "kinds": plan.kinds(args.config),
         "modalities": study.modalities,
         "reviewed": bool(held.review),
-        "credits": credited,
+        "credits": credits,
         "sources": sources,
-    }
+    }  # fmt: skip
     partial = args.out.with_name(f".{args.out.name}-partial")
     shutil.rmtree(partial, ignore_errors=True)
     sums = build(partial, study, kept, held, about, args.lock, args.threads)
     shutil.rmtree(args.out, ignore_errors=True)
     partial.rename(args.out)
-    _finish(args, study, sums)
-
-
-def _finish(args: argparse.Namespace, study: Study, sums: dict[str, str]) -> None:
-    """Pack the archives, and keep who is who beside the release, never in it."""
-    section = study.config["release"]
     shutil.rmtree(args.archives, ignore_errors=True)
-    limit = int(section["archive_gb"] * BYTES_PER_GB)
     stem = args.archives / f"{section['name']}-{section['version']}"
-    packed = pack(args.out, sums, stem, limit)
+    packed = pack(args.out, sums, stem, int(section["archive_gb"] * BYTES_PER_GB))
     stage.write_text(args.archives / SUMS, "".join(f"{sha256(p)}  {p.name}\n" for p in packed))
-    key = pd.DataFrame({"subject": study.names.keys(), "release": study.names.values()})
+    # Who is who stays beside the release, never in it.
+    key = pd.DataFrame({"subject": names.keys(), "release": names.values()})
     stage.write_text(args.out.with_name(KEY), key.to_csv(sep="\t", index=False))
 
 

@@ -46,7 +46,12 @@ def key(sidecar: Path) -> Key:
 def read(gate: Path | None, review: Path | None, hosts: list[str]) -> Verdicts:
     """Both tables, either of which may be absent. Raises `InputError` that names file and line."""
     gated, reviewed = (_read(path, hosts) if path else {} for path in (gate, review))
-    return Verdicts(gated, reviewed)
+    # Who looked, and when, is nobody's business.
+    told: dict[Key, dict[str, Any]] = {
+        sample: {"verdict": row["verdict"], "note": row.get("note", "")}
+        for sample, row in reviewed.items()
+    }
+    return Verdicts(gated, told)
 
 
 def _read(path: Path, hosts: list[str]) -> dict[Key, dict[str, Any]]:
