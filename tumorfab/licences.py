@@ -7,7 +7,7 @@ legal advice.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tumorfab.stage import InputError
@@ -82,42 +82,40 @@ def read(text: str) -> Licence | None:
     return _OTHERS.get(plain)
 
 
-def combine(licences: Mapping[str, str]) -> Licence:
-    """The terms under which something made from all of `licences` (whose scans to licence) may be
-    published. Raises `InputError` that names who stands in the way."""
-    known = {who: read(text) for who, text in licences.items()}
-    _refuse(licences, [w for w, found in known.items() if found is None], "unknown", "state it")
-    parts = {who: found for who, found in known.items() if found is not None}
-    fixed = [who for who, found in parts.items() if not found.adaptable]
-    _refuse(licences, fixed, "no adaptation may be passed on", "leave them out")
-    non_commercial = any(found.non_commercial for found in parts.values())
-    research_only = any(found.research_only for found in parts.values())
-    alike = [who for who, found in parts.items() if found.share_alike]
-    for who in alike:  # wants its own terms, no more and no less
+def combine(licences: Iterable[tuple[str, str]]) -> Licence:
+    """The terms under which something made from all of `licences` (whose scans, which licence) may
+    be published. Raises `InputError` that names who stands in the way."""
+    pairs = sorted(set(licences))
+    known = [(f"{who} ({text})", read(text)) for who, text in pairs]
+    _refuse([who for who, found in known if found is None], "unknown", "state it")
+    parts = [(who, found) for who, found in known if found is not None]
+    fixed = [who for who, found in parts if not found.adaptable]
+    _refuse(fixed, "no adaptation may be passed on", "leave them out")
+    alike = [(who, found) for who, found in parts if found.share_alike]
+    for who, own in alike:  # wants its own terms, no more and no less
         others = [
             other
-            for other, found in parts.items()
+            for other, found in parts
             if found.research_only
-            or found.non_commercial > parts[who].non_commercial
-            or (found.share_alike and found.non_commercial != parts[who].non_commercial)
+            or found.non_commercial > own.non_commercial
+            or (found.share_alike and found.non_commercial != own.non_commercial)
         ]
-        _refuse(licences, [who, *others] if others else [], "share-alike of the first forbids the "
-                "terms of the others", "leave one side out")  # fmt: skip
-    if research_only:
+        why = "share-alike of the first forbids the terms of the others"
+        _refuse([who, *others] if others else [], why, "leave one side out")
+    if any(found.research_only for _, found in parts):
         return Licence(research_only=True)
     return Licence(
-        attribution=any(found.attribution for found in parts.values()),
-        non_commercial=non_commercial,
+        attribution=any(found.attribution for _, found in parts),
+        non_commercial=any(found.non_commercial for _, found in parts),
         share_alike=bool(alike),
-        version=max((parts[who].version for who in alike), default="4.0"),
+        version=max((found.version for _, found in alike), default="4.0"),
     )
 
 
-def _refuse(licences: Mapping[str, str], who: list[str], why: str, hint: str) -> None:
+def _refuse(who: list[str], why: str, hint: str) -> None:
     if who:
-        named = ", ".join(f"{w} ({licences[w]})" for w in who[:SHOWN])
         more = f" and {len(who) - SHOWN} more" if len(who) > SHOWN else ""
         raise InputError(
-            f"licences: {named}{more}: {why}; {hint}, or make an internal release "
+            f"licences: {', '.join(who[:SHOWN])}{more}: {why}; {hint}, or make an internal release "
             "(release.internal)"
         )

@@ -34,11 +34,11 @@ MNI152 = "MNI152NLin2009aSym: Fonov et al. 2011, doi:10.1016/j.neuroimage.2010.0
 
 def terms(drafted: list[Draft], internal: bool) -> dict[str, Any]:
     """The release's terms. Raises `InputError` where none allow publication, unless `internal`."""
-    whose: dict[str, str] = {}
+    whose = []
     for draft in drafted:
         licence = draft.record["licence"]
-        whose[f"host {draft.subject}"] = licence["host"]
-        whose |= {f"donor {donor}": text for donor, text in licence["donors"].items()}
+        whose.append((f"host {draft.subject}", licence["host"]))
+        whose += [(f"donor {donor}", text) for donor, text in licence["donors"].items()]
     try:
         found = licences.combine(whose)
     except InputError as refusal:

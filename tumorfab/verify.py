@@ -150,10 +150,11 @@ def release_problems(folder: Path, rows: list[dict[str, Any]], sums: dict[str, s
     try:
         told = stage.read_json(folder / "bids" / "dataset_description.json")["License"]
         if not told.startswith("internal"):
-            whose = {row["sample"] + " (host)": row["licence_host"] for row in rows}
-            for row in rows:
-                for i, text in enumerate(filter(None, row["licence_donors"].split(";"))):
-                    whose[f"{row['sample']} (donor {i + 1})"] = text
+            whose = [
+                (row["sample"], text)
+                for row in rows
+                for text in (row["licence_host"], *filter(None, row["licence_donors"].split(";")))
+            ]
             if told != licences.combine(whose).name:
                 problems.append(
                     "bids/dataset_description.json: the licence is not that of the scans"
