@@ -29,7 +29,12 @@ def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 def test_every_stage_of_the_workflow_has_its_command() -> None:
-    by_hand = {"fetch", "resample", "verify", "reproduce"}  # fetch also runs while the workflow is planned
+    by_hand = {
+        "fetch",
+        "resample",
+        "verify",
+        "reproduce",
+    }  # fetch also runs while the workflow is planned
     assert set(cli.STAGES) == stages_of_rules() | by_hand
     for stage in cli.STAGES:
         assert (plan.PACKAGE / f"{stage}.py").exists()

@@ -8,8 +8,8 @@ rule release:
         subjects=rules.ingest.output.subjects,
         sidecars=lambda wildcards: with_volumes(
             [
-                f"{R}/fold-0_k-{LARGEST}/sub-{host}/anat"
-                f"/sub-{host}_space-{S}_desc-{kind}{number:03d}.json"
+                f"{R}/fold-0_k-{LARGEST}/sub-{host}/anat/"
+                f"sub-{host}_space-{S}_desc-{kind}{number:03d}.json"
                 for host in HOSTS
                 for kind in plan.kinds(config)
                 for number in range(DRAWS)
