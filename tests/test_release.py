@@ -154,6 +154,18 @@ def test_archives_depend_on_content_alone(study: Path, tmp_path: Path) -> None:
     assert files.sha256(packed) == contents(study / "archives")[packed.name]
 
 
+def test_where_no_hard_links_are_the_bytes_are_the_same(
+    study: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    make(copy)
+    assert contents(copy / "release") == contents(study / "release")
+    assert contents(copy / "archives") == contents(study / "archives")
+
+
 def test_an_archive_holds_each_volume_once_and_unpacks_to_the_release(
     study: Path, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -303,6 +315,19 @@ def test_ids_are_told_where_that_is_allowed(copy: Path) -> None:
     rows, _ = manifest.read(folder)
     assert {row["host"] for row in rows} == {"H1", "H2"}
     assert (folder / "bids" / "sub-H1").is_dir()
+
+
+def test_pages_with_names_and_pictures_go_only_where_they_may(copy: Path) -> None:
+    for page in ("report", "qc"):
+        (copy / page / "index.html").write_text(page)
+    told = {"report.html": "report", "qc.html": "qc"}
+    for section, expected in (
+        ({}, set()),
+        ({"source_ids": True}, {"report.html"}),
+        ({"internal": True}, {"qc.html"}),
+    ):
+        pages = {p.name: p.read_text() for p in make(copy, **section).rglob("*.html")}
+        assert pages == {name: told[name] for name in expected}
 
 
 def test_an_id_in_words_of_a_sidecar_or_a_note_is_refused(copy: Path) -> None:

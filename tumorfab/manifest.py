@@ -49,7 +49,7 @@ class Sample:
         stem = f"sub-{self.host}{contrast}_space-{space}_desc-{self.kind}{self.number:03d}"
         return f"bids/sub-{self.host}/anat/{stem}_{suffix}"
 
-    def views(self, modalities: list[str]) -> dict[str, list[str]]:
+    def views(self, channels: list[str]) -> dict[str, list[str]]:
         """Its other names: those in the nnU-Net and the BraTS view, by modality and dseg."""
         folder = f"nnunet/{nnunet_name(self.kind)}"
         brats = f"brats/{self.kind}/{self.id}/{self.id}"
@@ -58,7 +58,7 @@ class Sample:
                 f"{folder}/imagesTr/{self.id}_{channel:04d}.nii.gz",
                 f"{brats}-{BRATS_ENDING[modality]}.nii.gz",
             ]
-            for channel, modality in enumerate(modalities)
+            for channel, modality in enumerate(channels)
         }
         labels = [f"{folder}/labelsTr/{self.id}.nii.gz", f"{brats}-{BRATS_ENDING['dseg']}.nii.gz"]
         return found | {"dseg": labels}
@@ -114,6 +114,11 @@ def row(
 
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, allow_nan=False)
+
+
+def modalities(row: Mapping[str, Any]) -> list[str]:
+    """The modalities of a release, in its order, from any row."""
+    return [column for column in row if column in BRATS_2023.values()]
 
 
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:

@@ -15,7 +15,6 @@ from tumorfab.host import Host, load_host, load_patient
 from tumorfab.place import apply
 from tumorfab.release import KEY
 from tumorfab.stage import InputError
-from tumorfab.verify import row_modalities
 from tumorfab.volume import load, save
 
 
@@ -85,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     record = privacy.renamed(stage.read_json(args.release / row["sidecar"]), subjects(results))
     anat = results / f"sub-{record['host']}" / "anat"
     label = row["dseg"].split("_space-")[1].split("_")[0]
-    host = rebuilt(record, anat, results / "bank", label, row_modalities(row))
+    host = rebuilt(record, anat, results / "bank", label, manifest.modalities(row))
     if found := differences(row, args.release, host):
         for line in found:
             print(line)

@@ -5,7 +5,6 @@ that files which were exchanged together with their checksums are found as well.
 """
 
 import argparse
-import json
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -18,7 +17,6 @@ from tumorfab.draw import Draw
 from tumorfab.files import below, sha256, threaded
 from tumorfab.manifest import Sample
 from tumorfab.release import SUMS
-from tumorfab.sources import BRATS_2023
 from tumorfab.stage import InputError
 from tumorfab.volume import Grid, Labels, load, load_labels
 
@@ -67,8 +65,8 @@ def sample_problems(folder: Path, row: dict[str, Any], sums: dict[str, str]) -> 
     """What is wrong with one sample, given its row of the manifest."""
     name = str(row["sample"])
     sample = Sample(str(row["kind"]), str(row["host"]), int(row["number"]))
-    modalities = [m for m in BRATS_2023.values() if m in row]
-    paths = {what: str(row[what]) for what in (*row_modalities(row), "dseg", "sidecar")}
+    modalities = manifest.modalities(row)
+    paths = {what: str(row[what]) for what in (*modalities, "dseg", "sidecar")}
     if absent := [p for p in paths.values() if p not in sums or not (folder / p).is_file()]:
         return [f"{manifest.CSV}: {name}: {absent[0]} is not there"]
     try:
@@ -87,18 +85,13 @@ def sample_problems(folder: Path, row: dict[str, Any], sums: dict[str, str]) -> 
         return [f"{paths['sidecar']}: is no sidecar of a sample ({type(error).__name__}: {error})"]
     edited = [c for c in row if expected.get(c) != row[c]]
     problems += [f"{manifest.CSV}: {name}: {c} does not follow from its files" for c in edited]
-    for what, others in sample.views(row_modalities(row)).items():
+    for what, others in sample.views(modalities).items():
         problems += [
             f"{other}: is not the {what} of {name}"
             for other in others
             if sums.get(other) != row[f"{what}_sha256"]
         ]
     return problems
-
-
-def row_modalities(row: dict[str, Any]) -> list[str]:
-    """The modalities of a release, in its order, from a row of its manifest."""
-    return [column for column in row if column in BRATS_2023.values()]
 
 
 def _image_problems(folder: Path, path: str, grid: Grid) -> list[str]:
@@ -144,7 +137,7 @@ def release_problems(folder: Path, rows: list[dict[str, Any]], sums: dict[str, s
         coarse = by_id.get(Sample("coarse", row["host"], row["number"]).id)
         if coarse and any(coarse[c] != row[c] for c in ("dseg_sha256", "parameters", "donors")):
             problems.append(f"{row['sidecar']}: is not refined from {coarse['sample']}")
-    known = {row[what] for row in rows for what in (*row_modalities(row), "dseg", "sidecar")}
+    known = {row[what] for row in rows for what in (*manifest.modalities(row), "dseg", "sidecar")}
     volumes = {p for p in sums if p.endswith(".nii.gz") and p.startswith("bids/sub-")}
     problems += [f"{p}: belongs to no sample" for p in sorted(volumes - known)]
     try:
@@ -165,7 +158,7 @@ def release_problems(folder: Path, rows: list[dict[str, Any]], sums: dict[str, s
         own = [Sample(kind, r["host"], r["number"]) for r in rows if r["kind"] == kind]
         path = f"nnunet/{manifest.nnunet_name(kind)}/splits_final.json"
         folds = datasets.splits(own)
-        if folds and (path not in sums or json.loads((folder / path).read_text()) != folds):
+        if folds and (path not in sums or stage.read_json(folder / path) != folds):
             problems.append(f"{path}: does not split the samples by host")
     return problems
 
@@ -184,6 +177,8 @@ def verify(folder: Path, threads: int) -> list[str]:
         for found in threaded(lambda row: sample_problems(folder, row, sums), rows, threads):
             problems += found
         problems += release_problems(folder, rows, sums)
+    except InputError as error:
+        problems.append(str(error).replace(f"{folder}{os.sep}", ""))
     except (KeyError, TypeError, ValueError) as error:
         problems.append(f"{manifest.PARQUET}: is no manifest of a release ({error!r})")
     return list(dict.fromkeys(problems))
