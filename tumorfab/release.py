@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from tumorfab import card, datasets, licences, manifest, plan, privacy, stage, verdicts
+from tumorfab import card, croissant, datasets, licences, manifest, plan, privacy, stage, verdicts
 from tumorfab.candidates import Draft, Study, drafts, inspect, reference, released
 from tumorfab.files import BYTES_PER_GB, below, link, pack, sha256, threaded
 from tumorfab.ingest import read_subjects
@@ -106,7 +106,7 @@ def describe(out: Path, study: Study, drafted: list[Draft], rows: list[dict[str,
     told = card.card(about, rows, excluded)
     stage.write_text(out / "README.md", told)
     stage.write_text(out / "CITATION.cff", card.citation(about))
-    stage.write_json(out / "croissant.json", card.croissant(about, rows[0], tables))
+    stage.write_json(out / "croissant.json", croissant.describe(about, rows[0], tables))
     stage.write_text(out / "config.yaml", card.published(study.config))
     stage.write_text(out / "requirements.lock", lock.read_text(encoding="utf-8"))
     stage.write_json(out / "provenance.json", card.provenance(lock, about["commit"]))
