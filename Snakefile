@@ -17,6 +17,7 @@ include: "workflow/rules/gate.smk"
 include: "workflow/rules/baselines.smk"
 include: f"workflow/rules/{SEGMENTATION}.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/release.smk"
 
 
 rule all:

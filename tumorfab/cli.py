@@ -29,6 +29,9 @@ STAGES = {
     "nnunet": "the same by nnU-Net v2, through its own commands",
     "score": "Dice of one run",
     "report": "tables and HTML page of the study",
+    "release": "the samples as a dataset for others",
+    "verify": "check a release",
+    "reproduce": "build a sample of a release again and compare bytes",
 }
 
 

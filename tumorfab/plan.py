@@ -21,6 +21,7 @@ from tumorfab.public import DATASETS, cached
 from tumorfab.stage import TEMPORARY, InputError, read_json, write_json
 
 PACKAGE = Path(__file__).parent
+DEMO_LICENCE = "ICBM"  # that of MNI152, from which the phantoms are made
 DEMO_SUFFIX = {"T1w": "t1n", "T1c": "t1c", "T2w": "t2w", "FLAIR": "t2f"}
 
 
@@ -104,6 +105,12 @@ def draws_per_host(config: dict[str, Any], hosts: int) -> int:
     return -(-most // hosts)
 
 
+def kinds(config: dict[str, Any]) -> list[str]:
+    """The kinds of samples that a release holds: those asked for, or those of the study's arms."""
+    asked: list[str] = config["release"]["kinds"]
+    return asked or [kind for kind in ("coarse", "tf") if kind in config["study"]["arms"]]
+
+
 def samples(hosts: list[str], count: int) -> list[tuple[str, int]]:
     """The first `count` samples as (host, number): every host once before any host twice, so that a
     smaller study is a prefix of a larger one."""
@@ -172,19 +179,22 @@ def _located(config: dict[str, Any], cohort: str) -> dict[str, Any]:
     """A cohort's section with the path and, unless one is given, the licence of its source."""
     section: dict[str, Any] = config[cohort]
     source = section["source"]
+    given = section["licence"]
     if source == "demo":
-        return {**section, "path": str(Path(config["results"]) / "demo" / cohort)}
-    if source in DATASETS:
-        given = section["licence"]
-        licence = DATASETS[source].licence if given == "unknown" else given
-        return {**section, "path": str(cached(config["cache"], source)), "licence": licence}
-    return section
+        path = Path(config["results"]) / "demo" / cohort
+        licence = DEMO_LICENCE
+    elif source in DATASETS:
+        path, licence = cached(config["cache"], source), DATASETS[source].licence
+    else:
+        return section
+    return {**section, "path": str(path), "licence": licence if given == "unknown" else given}
 
 
 def _demo_subjects(config: dict[str, Any]) -> pd.DataFrame:
     from tumorfab.demo import names  # not needed by any other cohort
 
     demo = Path(config["results"]) / "demo"
+    licence = {cohort: _located(config, cohort)["licence"] for cohort in ("healthy", "annotated")}
     healthy, annotated = names(config["demo"]["healthy"], config["demo"]["annotated"])
     by_subject = {name.replace("-", ""): name for name in annotated}
     split = config["split"]
@@ -196,13 +206,13 @@ def _demo_subjects(config: dict[str, Any]) -> pd.DataFrame:
         stem = demo / "healthy" / f"sub-{name}" / "anat" / f"sub-{name}"
         files = {m: f"{stem}_{m}.nii.gz" for m in config["modalities"]}
         rows.append({"subject": name, "cohort": "healthy", "role": "host", "source_id": name,
-                     "licence": config["healthy"]["licence"], **files, "seg": ""})  # fmt: skip
+                     "licence": licence["healthy"], **files, "seg": ""})  # fmt: skip
     for subject, role in roles.items():
         name = by_subject[subject]
         stem = demo / "annotated" / name / name
         files = {m: f"{stem}-{DEMO_SUFFIX[m]}.nii.gz" for m in config["modalities"]}
         rows.append({"subject": subject, "cohort": "annotated", "role": role, "source_id": name,
-                     "licence": config["annotated"]["licence"], **files,
+                     "licence": licence["annotated"], **files,
                      "seg": f"{stem}-seg.nii.gz"})  # fmt: skip
     return pd.DataFrame(rows)
 

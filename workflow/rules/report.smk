@@ -72,7 +72,10 @@ rule report:
         ENV
     params:
         code=code("report", "templates/report.html.j2", "templates/style.css.j2"),
-        config=json.dumps(config, sort_keys=True),
+        config=json.dumps(
+            {key: part for key, part in config.items() if key != "release"},
+            sort_keys=True,
+        ),
         runs=lambda wildcards, input: [str(Path(path).parent) for path in input.scores],
         samples=lambda wildcards, input: (
             ["--samples", *input.samples] if input.samples else ""
