@@ -14,8 +14,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from toy import GRID, LABEL, MODALITIES, distance, write_subject
 
-from tumorfab import mosaic, qc, stage, view, volume
+from tumorfab import mosaic, qc, stage, volume
 from tumorfab.stage import InputError
+from tumorfab.view import page as viewer_page
 from tumorfab.views import LABEL_NAMES, PLANES, View
 
 CENTRE = (np.array(GRID.shape) - 1) / 2
@@ -312,7 +313,7 @@ def test_the_viewer_lies_beside_the_page_and_opens_at_the_samples_of_a_host(
     cohort: Cohort,
 ) -> None:
     references = Page(cohort.make()).references
-    assert (cohort.results / "qc" / "viewer.html").read_text(encoding="utf-8") == view.page()
+    assert (cohort.results / "qc" / "viewer.html").read_text(encoding="utf-8") == viewer_page()
     assert "viewer.html#H8" in references
     assert "viewer.html#A1" not in references  # no host: it has no samples
 
