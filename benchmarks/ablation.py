@@ -5,8 +5,8 @@ with samples that lack one step each.
 
 takes a study's standardised scans, halves its annotated cases at random, and for each half, each
 of `variants()` and each repetition makes one sample in every host, trains the downstream network
-and segments the other half. Writes `ablation.csv`, a row per case and region, as it goes: a run that
-was cut off goes on. Prints mean Dice and the ratio of predicted to annotated volume.
+and segments the other half. Writes `ablation.csv`, a row per case and region, as it goes: a run
+that was cut off goes on. Prints mean Dice and the ratio of predicted to annotated volume.
 """
 
 import argparse

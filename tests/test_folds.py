@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tumorfab import ingest, plan
+from tumorfab import ingest, plan, split
 from tumorfab.config import validated
 from tumorfab.stage import InputError
 
@@ -40,7 +40,7 @@ def test_every_case_is_tested_once_and_no_fold_leaks(
     train, validation, folds, more = size
     fewest = train + validation
     count = fewest + more + max(-(-fewest // max(folds - 1, 1)), 1) + folds
-    found = plan.folds(table(ingest.draw_split(seed, names(count), train, validation, folds)))
+    found = plan.folds(table(split.draw_split(seed, names(count), train, validation, folds)))
     assert len(found) == folds
     for fold in found:
         parts = [*fold.train, *fold.validation, *fold.test]
@@ -57,8 +57,8 @@ def test_every_case_is_tested_once_and_no_fold_leaks(
 @given(st.integers(2, 5), st.integers(0, 3), st.integers(1, 9), st.integers(0, 999))
 def test_one_fold_is_the_split_as_ever(train: int, validation: int, more: int, seed: int) -> None:
     subjects = names(train + validation + more)
-    order = ingest.draw_order(seed, subjects)
-    roles = ingest.draw_split(seed, subjects, train, validation)
+    order = split.draw_order(seed, subjects)
+    roles = split.draw_split(seed, subjects, train, validation)
     assert list(roles) == order
     assert list(roles.values()) == ["train"] * train + ["validation"] * validation + ["test"] * more
     assert plan.folds(table(roles)) == [
@@ -67,8 +67,8 @@ def test_one_fold_is_the_split_as_ever(train: int, validation: int, more: int, s
 
 
 def test_two_folds_by_hand() -> None:
-    order = ingest.draw_order(1, names(7))
-    roles = ingest.draw_split(1, names(7), train=2, validation=1, folds=2)
+    order = split.draw_order(1, names(7))
+    roles = split.draw_split(1, names(7), train=2, validation=1, folds=2)
     assert list(roles) == order
     assert list(roles.values()) == [
         "test/train", "test/train", "test/validation",
@@ -82,13 +82,13 @@ def test_two_folds_by_hand() -> None:
 @pytest.mark.parametrize(("count", "folds"), [(8, 2), (5, 5), (3, 4)])
 def test_too_few_cases_for_the_folds(count: int, folds: int) -> None:
     with pytest.raises(InputError, match=rf"{count} usable cases in {folds} folds leave \d beside"):
-        ingest.draw_split(1, names(count), train=4, validation=1, folds=folds)
+        split.draw_split(1, names(count), train=4, validation=1, folds=folds)
 
 
 def test_a_given_split_is_one_fold() -> None:
     params = {"seed": 1, "split": {"train": 2, "validation": 0, "folds": 2}}
     with pytest.raises(InputError, match=r"split\.folds is 2, but the split is given"):
-        ingest.assign_roles(params, {"A": "train", "B": "train", "C": "test"}, ["A", "B", "C"])
+        split.assign_roles(params, {"A": "train", "B": "train", "C": "test"}, ["A", "B", "C"])
 
 
 def test_a_case_without_tumour_trains_in_no_fold() -> None:
@@ -140,7 +140,7 @@ def test_the_jobs_of_a_fold_see_its_own_cases_alone(tmp_path: Path) -> None:
     }
     commands = planned(tmp_path, config)
     filled = validated(config)
-    order = ingest.draw_order(filled["seed"], [f"TF{i:05d}" for i in range(1, 10)])
+    order = split.draw_order(filled["seed"], [f"TF{i:05d}" for i in range(1, 10)])
     trainings = [c for c in commands if "tumorfab.segment" in c]
     assert len(trainings) == 3 * 2 * 2 * 3  # arms, k, seeds, folds
     for fold in range(3):

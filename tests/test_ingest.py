@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tumorfab import ingest, sources
+from tumorfab import ingest, sources, split
 from tumorfab.stage import InputError
 
 SHAPE = (12, 14, 10)
@@ -552,7 +552,7 @@ def test_skip_fails_when_too_few_cases_are_left(study: Study) -> None:
 
 
 def test_the_order_of_a_split_is_pinned() -> None:
-    assert ingest.draw_order(1, ["A", "B", "C", "D", "E"]) == list("CEDAB")
+    assert split.draw_order(1, ["A", "B", "C", "D", "E"]) == list("CEDAB")
 
 
 IDS = st.sets(st.text("abcdefXYZ0123456789", min_size=1, max_size=8), min_size=4, max_size=30)
@@ -562,20 +562,20 @@ IDS = st.sets(st.text("abcdefXYZ0123456789", min_size=1, max_size=8), min_size=4
 def test_a_split_depends_on_seed_and_ids_alone(ids: set[str], seed: int, random: Any) -> None:
     shuffled = sorted(ids)
     random.shuffle(shuffled)
-    first = ingest.draw_split(seed, sorted(ids), 2, 1)
-    assert list(first.items()) == list(ingest.draw_split(seed, shuffled, 2, 1).items())
+    first = split.draw_split(seed, sorted(ids), 2, 1)
+    assert list(first.items()) == list(split.draw_split(seed, shuffled, 2, 1).items())
     assert list(first.values()) == ["train"] * 2 + ["validation"] + ["test"] * (len(ids) - 3)
 
 
 @given(IDS, st.integers(0, 2**32))
 def test_a_case_that_comes_moves_no_other_past_another(ids: set[str], seed: int) -> None:
-    with_new = ingest.draw_order(seed, ids | {"new"})
-    assert [subject for subject in with_new if subject != "new"] == ingest.draw_order(seed, ids)
+    with_new = split.draw_order(seed, ids | {"new"})
+    assert [subject for subject in with_new if subject != "new"] == split.draw_order(seed, ids)
 
 
 def test_seeds_draw_different_splits() -> None:
     ids = [f"case{number}" for number in range(20)]
-    orders = {tuple(ingest.draw_order(seed, ids)) for seed in range(20)}
+    orders = {tuple(split.draw_order(seed, ids)) for seed in range(20)}
     assert len(orders) == 20
     firsts = {order[0] for order in orders}
     assert len(firsts) > 5, "no case should be favoured"
@@ -612,7 +612,7 @@ def test_a_split_file_replaces_the_draw(study: Study) -> None:
     drawn = roles(study.run()[0])
     assert drawn == {"TF0": "test", "TF1": "train", "TF2": "train", "TF3": "validation"}
     assert list(drawn.values()) == ["train", "train", "validation", "test"]
-    assert list(drawn)[:2] == ingest.draw_order(1, ["TF1", "TF2"])
+    assert list(drawn)[:2] == split.draw_order(1, ["TF1", "TF2"])
 
 
 BAD_SPLITS = {

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from tumorfab import ingest
 from tumorfab.fetch import fetch_cohorts
 from tumorfab.public import DATASETS, cached
+from tumorfab.split import ROLES, draw_split
 from tumorfab.stage import TEMPORARY, InputError, read_json, write_json
 
 PACKAGE = Path(__file__).parent
@@ -94,7 +95,7 @@ def folds(subjects: pd.DataFrame) -> list[Fold]:
         after = max(place for place, role in enumerate(each) if role == "test") + 1
         turned = [*zip(names, each, strict=True)]
         turned = turned[after:] + turned[:after]
-        parts = [[name for name, role in turned if role == wanted] for wanted in ingest.ROLES]
+        parts = [[name for name, role in turned if role == wanted] for wanted in ROLES]
         found.append(Fold(*parts))
     return found
 
@@ -198,7 +199,7 @@ def _demo_subjects(config: dict[str, Any]) -> pd.DataFrame:
     healthy, annotated = names(config["demo"]["healthy"], config["demo"]["annotated"])
     by_subject = {name.replace("-", ""): name for name in annotated}
     split = config["split"]
-    roles = ingest.draw_split(
+    roles = draw_split(
         config["seed"], by_subject, split["train"], split["validation"], split["folds"]
     )
     rows = []
