@@ -32,7 +32,9 @@ PER_JOB = 20  # hosts of a batch, and of a shard
 
 def settings(hosts: int, draws: int) -> dict[str, Any]:
     """The configuration of a study of `hosts` healthy subjects with `draws` samples in each."""
-    cohorts = {name: {"source": "table", "path": f"{name}.tsv"} for name in ("healthy", "annotated")}
+    cohorts = {
+        name: {"source": "table", "path": f"{name}.tsv"} for name in ("healthy", "annotated")
+    }
     jobs = max(2, hosts // PER_JOB)
     return {
         "modalities": MODALITIES,

@@ -1,5 +1,6 @@
 """Synthetic samples on disk: a sidecar (.json) and, beside it, the volumes that it describes."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ def image(sidecar: Path, modality: str) -> Path:
 def dseg(sidecar: Path) -> Path:
     """The sample's label map."""
     return sidecar.with_name(f"{sidecar.stem}_dseg.nii.gz")
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def checksums(sidecar: Path, modalities: list[str]) -> dict[str, str]:
+    """SHA-256 of the sample's volumes by file name: with it in the sidecar, a stage that depends on
+    the sidecar depends on them."""
+    files = [*(image(sidecar, m) for m in modalities), dseg(sidecar)]
+    return {path.name: checksum(path) for path in files}
 
 
 def refined(sidecar: Path) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
 GPUS = 2
-CPUS = 4  # said, not owned: so that two GPU jobs of two threads run at once
+CPUS = 8  # said, not owned: so that nothing but the GPUs keeps a third GPU job waiting
 PATIENCE_S = 60
 
 SLURM_CONF = """
@@ -61,8 +61,8 @@ SLURM_CONF={conf} exec {srun} "$@"
 """
 # What SLURM itself saw: each task of a job with its environment, and the end of each job.
 PROLOGS = {
-    "prolog": 'echo "$(date +%s.%N) start $SLURM_JOB_ID ${{CUDA_VISIBLE_DEVICES:-none}}" >> {root}/jobs',
-    "epilog": 'echo "$(date +%s.%N) end $SLURM_JOB_ID none" >> {root}/jobs',
+    "prolog": 'echo "$(date +%s.%N) $SLURM_JOB_ID ${{CUDA_VISIBLE_DEVICES:-none}}" >> {starts}',
+    "epilog": 'echo "$(date +%s.%N) $SLURM_JOB_ID" >> {ends}',
 }
 
 
@@ -102,9 +102,7 @@ def install() -> None:
         return
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     for command in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
-        subprocess.run(
-            ["apt-get", "-qq", *command], env=env, check=True, stdout=subprocess.DEVNULL
-        )
+        subprocess.run(["apt-get", "-qq", *command], env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 @contextmanager
@@ -118,15 +116,15 @@ def running(root: Path) -> Iterator[Cluster]:
     (root / "gres.conf").write_text(f"Name=gpu File={root}/gpu[0-{GPUS - 1}]\n")
     (root / "plugstack.conf").write_text("")
     (root / "slurm.conf").write_text(
-        SLURM_CONF.format(
-            host=cluster.host, root=root, ports=_free_ports(), cpus=CPUS, gpus=GPUS
-        )
+        SLURM_CONF.format(host=cluster.host, root=root, ports=_free_ports(), cpus=CPUS, gpus=GPUS)
     )
     # The plugin takes SLURM_CONF from the environment of its job steps: srun gets it back.
     srun = root / "srun"
     srun.write_text(SRUN.format(conf=root / "slurm.conf", srun=shutil.which("srun")))
     for name, record in PROLOGS.items():
-        (root / name).write_text(f"#!/bin/sh\n{record.format(root=root)}\n")
+        (root / name).write_text(
+            f"#!/bin/sh\n{record.format(starts=root / 'starts', ends=root / 'ends')}\n"
+        )
     for script in ("srun", *PROLOGS):
         (root / script).chmod(0o755)
     key = root / "munge.key"
@@ -179,6 +177,8 @@ def _until(ready, what: str, root: Path | None = None) -> None:
         except subprocess.CalledProcessError:
             pass  # the controller does not answer yet
         if time.monotonic() > deadline:
-            logs = "" if root is None else "\n".join(p.read_text()[-2000:] for p in root.glob("*.log"))
+            logs = (
+                "" if root is None else "\n".join(p.read_text()[-2000:] for p in root.glob("*.log"))
+            )
             raise TimeoutError(f"{what} did not come up\n{logs}")
         time.sleep(0.2)

@@ -2,27 +2,28 @@
 import json
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 from tumorfab import plan, wishes
 from tumorfab.config import validated
 from tumorfab.plan import code
-from tumorfab.stage import InputError
+from tumorfab.stage import InputError, write_text
 
 try:
     config = validated(config)
-    subjects = plan.subjects(config, workflow.is_main_process).set_index("subject")
+    table = plan.subjects(config, workflow.is_main_process)
 except InputError as error:
     sys.exit(f"error: {error}")
 
+subjects = table.set_index("subject").to_dict("index")
 R = config["results"]
 S = config["space"]["label"]
 MODALITIES = config["modalities"]
 TISSUES = ["CSF", "GM", "WM"]
-HEALTHY = subjects.index[subjects.role == "host"].tolist()
-TRAIN, VALIDATION, TEST = (
-    subjects.index[subjects.role == role].tolist()
-    for role in ("train", "validation", "test")
+HEALTHY, TRAIN, VALIDATION, TEST = (
+    table.subject[table.role == role].tolist()
+    for role in ("host", "train", "validation", "test")
 )
 # Patients who train in every set of cases: none may host samples of a set that it is not in.
 PATIENTS = (
@@ -43,6 +44,62 @@ SETS = (
 ENV = "../../envs/tumorfab.yaml"
 
 
+# Each job of a running workflow reads these files again. Of the rules that name the files of many
+# subjects it needs none but those that Snakemake lets it run.
+ALLOWED = plan.allowed_rules(sys.argv)
+
+
+# A job of a few seconds: on a cluster not worth a place in its queue.
+localrules:
+    ingest,
+    score,
+    qc,
+    report,
+
+
+def growing(amount):
+    """A resource of which a job that is tried again gets more."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+def batches(kind, members, count):
+    """Name and subjects of the rules over which a stage's subjects are spread."""
+    for number, part in plan.batches(members, count).items():
+        if not ALLOWED or f"{kind}_{number}" in ALLOWED:
+            yield f"{kind}_{number}", part
+
+
+def sets(kind, members, count):
+    """The same for what is made once for every k: name, k and subjects of each rule.
+
+    Nothing in the names of their outputs is a wildcard: Snakemake finds a file's rule by what
+    precedes the first one, and asked all of them about every file.
+    """
+    parts = plan.batches(members, count)
+    for i, k in enumerate(config["study"]["k"]):
+        for number, part in parts.items():
+            name = f"{kind}_{i * count + number}"
+            if not ALLOWED or name in ALLOWED:
+                yield name, k, part
+
+
+def listed(name, lines=None):
+    """For `params`: a file with `lines`, by default the input `sidecars`. Written when the job is
+    to run, since Linux limits an argument, and so a shell command, to 128 KiB."""
+    path = Path(f"{R}/lists/{name}.txt")
+
+    def write(wildcards, input):
+        target = Path(str(path).format(**wildcards))
+        text = "".join(
+            f"{line}\n" for line in (input.sidecars if lines is None else lines)
+        )
+        if not workflow.dryrun and not (target.exists() and target.read_text() == text):
+            write_text(target, text)
+        return str(target)
+
+    return write
+
+
 onstart:  # not earlier: a dry run needs no lock, and whether it is one shows only now
     try:
         plan.hold(R)
@@ -57,6 +114,23 @@ onstart:  # not earlier: a dry run needs no lock, and whether it is one shows on
 def section(name):
     """One section of the config as JSON whose bytes do not depend on the order of its keys."""
     return json.dumps(config[name], sort_keys=True)
+
+
+def scans(subject):
+    """A subject's scans as they came."""
+    return [subjects[subject][m] for m in MODALITIES]
+
+
+def native(subject):
+    """What the preprocessing of a healthy scan leaves."""
+    stem = f"{R}/sub-{subject}/anat/sub-{subject}"
+    space = "to-MNI152NLin2009aSym_mode-image_xfm.txt"
+    return [
+        *[f"{stem}_desc-N4_{m}.nii.gz" for m in MODALITIES],
+        *[f"{stem}_from-{m}_{space}" for m in MODALITIES],
+        f"{stem}_desc-brain_mask.nii.gz",
+        f"{stem}_desc-preproc.json",
+    ]
 
 
 def standardised(subject, *names):
@@ -91,11 +165,27 @@ def picture(subject):
     return f"{R}/sub-{subject}/figures/sub-{subject}_desc-qc.png"
 
 
+def sidecar(kind, fold, k, host, number):
+    """Sidecar of a synthetic sample; kind is coarse or tf. It holds the checksums of the sample's
+    volumes, so that who depends on it depends on them."""
+    return f"{R}/fold-{fold}_k-{k}/sub-{host}/anat/sub-{host}_space-{S}_desc-{kind}{number:03d}.json"
+
+
+@cache
 def sidecars(kind, fold, k, n):
-    """Sidecars of the synthetic samples of a run; kind is coarse or tf."""
+    """Sidecars of the synthetic samples of a run."""
     return [
-        f"{R}/fold-{fold}_k-{k}/sub-{host}/anat/sub-{host}_space-{S}_desc-{kind}{number:03d}.json"
+        sidecar(kind, fold, k, host, number)
         for host, number in plan.samples(HOSTS, int(n) * int(k))
+    ]
+
+
+def drawn(kind, fold, k, hosts):
+    """Sidecars of all samples of some hosts."""
+    return [
+        sidecar(kind, fold, k, host, number)
+        for host in hosts
+        for number in range(DRAWS)
     ]
 
 

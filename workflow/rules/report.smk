@@ -6,10 +6,7 @@ SHOWN = (
     sorted({i * (MOST - 1) // 7 for i in range(8)}) if ARMS & {"coarse", "tf"} else []
 )
 COARSE, REFINED = (
-    [
-        sidecars(kind, 0, max(config["study"]["k"]), max(config["study"]["n"]))[i]
-        for i in SHOWN
-    ]
+    [sidecar(kind, 0, max(config["study"]["k"]), *plan.sample(HOSTS, i)) for i in SHOWN]
     for kind in ("coarse", "tf")
 )
 
@@ -17,8 +14,7 @@ COARSE, REFINED = (
 rule report:
     input:
         rules.ingest.output,
-        with_volumes(REFINED if "tf" in ARMS else []),
-        [volume for path in COARSE for volume in volumes(path)],
+        REFINED if "tf" in ARMS else [],
         scores=[f"{R}/segment/{run}/scores.csv" for run in RUNS],
         histories=[f"{R}/segment/{run}/training.csv" for run in RUNS],
         samples=COARSE,
