@@ -23,7 +23,10 @@ pytestmark = [
 ]
 
 # After placement three GPU jobs are ready at once, for two GPUs: two trainings and the refiner's.
-ARMS = {"arms": ["coarse", "tf"], "k": [2], "n": [1], "seeds": [0, 1]}
+CHANGED = {
+    "modalities": ["T1w"],
+    "study": {"arms": ["coarse", "tf"], "k": [2], "n": [1], "seeds": [0, 1]},
+}
 OPTIONS = (
     *("--slurm-no-account", "--slurm-status-command", "squeue"),  # there is no accounting here
     *("--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"),
@@ -104,7 +107,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cluster.Cluster]
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory, program: Path) -> Study:
     """The study after a run on this machine alone."""
-    study = Study(tmp_path_factory.mktemp("local"), program, {**TINY, "study": ARMS})
+    study = Study(tmp_path_factory.mktemp("local"), program, {**TINY, **CHANGED})
     status, _, err = study.run()
     assert status == 0, err[-5000:]
     return study
@@ -116,7 +119,7 @@ def disturbed(
 ) -> Disturbed:
     root = tmp_path_factory.mktemp("cluster")
     shutil.copytree(local.results / "demo", root / "cohort")
-    config: dict[str, Any] = {**FOLDERS, "study": ARMS}
+    config: dict[str, Any] = {**FOLDERS, **CHANGED}
     found = Disturbed(Study(root, local.program, config), slurm)
     found.run()
     return found
@@ -151,7 +154,7 @@ def test_the_files_are_those_of_a_local_run(disturbed: Disturbed, local: Study) 
         other = re.compile(r"(demo|logs|benchmarks|cohort)/")
         return {name for name in study.written() if not other.match(name)}
 
-    assert len(products(local)) > 100
+    assert len(products(local)) > 70
     assert products(disturbed.study) == products(local)
 
 
@@ -160,7 +163,7 @@ def test_the_volumes_are_those_of_a_local_run_byte_for_byte(
 ) -> None:
     volumes = [p.relative_to(local.results) for p in local.volumes()]
     compared = [path for path in volumes if path.parts[0] != "demo"]
-    assert len(compared) > 80
+    assert len(compared) > 50
     different = [
         str(path)
         for path in compared
