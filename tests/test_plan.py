@@ -90,6 +90,26 @@ def test_shards_are_about_equal() -> None:
     assert counts.max() < 130
 
 
+@given(members=st.lists(st.text("abcXYZ019", min_size=1), unique=True), count=st.integers(1, 50))
+def test_every_subject_is_in_one_batch_and_keeps_its_place(members: list[str], count: int) -> None:
+    found = plan.batches(members, count)
+    assert sorted(s for part in found.values() for s in part) == sorted(members)
+    assert list(found) == sorted(found)
+    for number, part in found.items():
+        assert part == [s for s in members if plan.shard(s, count) == number]
+
+
+@pytest.mark.parametrize(
+    ("command", "rules"),
+    [
+        ("snakemake --cores all", set()),
+        ("snakemake --target-jobs a:b=1 --allowed-rules place_1 qc --cores 1", {"place_1", "qc"}),
+    ],
+)
+def test_the_rules_of_a_job_are_read_from_its_command(command: str, rules: set[str]) -> None:
+    assert plan.allowed_rules(command.split()) == rules
+
+
 # The lock of the results folder
 
 HOLD = """

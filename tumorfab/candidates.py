@@ -96,6 +96,7 @@ def released(draft: Draft, study: Study, held: Verdicts) -> dict[str, Any]:
     sites = [t["pose"]["site"] for t in draft.record["draw"]["tumours"]]
     record: dict[str, Any] = privacy.renamed(draft.record, study.names)
     record["donors"].sort()
+    del record["volumes_sha256"]  # of files under their old names; SHA256SUMS has them all
     record |= {
         "Description": f"Label map of a synthetic sample. {datasets.KINDS[draft.sample.kind]}.",
         "SpatialReference": reference(study),

@@ -177,7 +177,11 @@ def fingerprint(cases: dict[str, dict[str, Files]], *what: Any) -> str:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tumorfab nnunet", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="tumorfab nnunet",
+        description=__doc__.splitlines()[0],
+        fromfile_prefix_chars="@",  # @FILE: one argument a line
+    )
     parser.add_argument(
         "--results", type=Path, required=True, help="folder with sub-*/anat of the real cases"
     )

@@ -3,6 +3,7 @@
 Also `code`, by which a rule notices that its stage's program changed.
 """
 
+import argparse
 import ast
 import hashlib
 import json
@@ -115,7 +116,12 @@ def kinds(config: dict[str, Any]) -> list[str]:
 def samples(hosts: list[str], count: int) -> list[tuple[str, int]]:
     """The first `count` samples as (host, number): every host once before any host twice, so that a
     smaller study is a prefix of a larger one."""
-    return [(hosts[i % len(hosts)], i // len(hosts)) for i in range(count)]
+    return [sample(hosts, i) for i in range(count)]
+
+
+def sample(hosts: list[str], i: int) -> tuple[str, int]:
+    """The sample at position `i` of that list."""
+    return hosts[i % len(hosts)], i // len(hosts)
 
 
 def shard(subject: str, shards: int) -> int:
@@ -123,13 +129,19 @@ def shard(subject: str, shards: int) -> int:
     return zlib.crc32(subject.encode()) % shards
 
 
-def host_shards(hosts: list[list[str]], shards: int) -> list[tuple[int, int, list[str]]]:
-    """(fold, shard, the hosts in it) for the hosts of each fold; shards without hosts left out."""
-    return [
-        (fold, number, [host for host in each if shard(host, shards) == number])
-        for fold, each in enumerate(hosts)
-        for number in sorted({shard(host, shards) for host in each})
-    ]
+def allowed_rules(command: list[str]) -> set[str]:
+    """The rules that this call of Snakemake is confined to, as a job's is; empty: to none."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--allowed-rules", nargs="+", default=[])
+    return set(parser.parse_known_args(command)[0].allowed_rules)
+
+
+def batches(subjects: list[str], count: int) -> dict[int, list[str]]:
+    """Subjects by batch or shard, in order; one that holds none is left out."""
+    found: dict[int, list[str]] = {}
+    for subject in subjects:
+        found.setdefault(shard(subject, count), []).append(subject)
+    return dict(sorted(found.items()))
 
 
 def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
@@ -243,7 +255,15 @@ def _collect(module: str, seen: dict[str, str]) -> None:
     path = _source(module)
     if module in seen or not path.exists():
         return
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    seen[module], imported = _parsed(path.read_text(encoding="utf-8"))
+    for name in imported:
+        _collect(name, seen)
+
+
+@cache
+def _parsed(source: str) -> tuple[str, list[str]]:
+    """The syntax of a module without its docstrings, and the modules of this package it imports."""
+    tree = ast.parse(source)
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):  # of a module, or of names in one
@@ -259,7 +279,4 @@ def _collect(module: str, seen: dict[str, str]) -> None:
             and isinstance(body[0].value.value, str)
         ):
             node.body = body[1:]  # type: ignore[attr-defined]
-    seen[module] = ast.dump(tree)
-    for name in sorted(imported):
-        if name.startswith("tumorfab."):
-            _collect(name.removeprefix("tumorfab."), seen)
+    return ast.dump(tree), sorted(imported)

@@ -5,13 +5,13 @@ bit.
 """
 
 import argparse
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from tumorfab import __version__, checkpoint, gpu, refiner, samples, stage
+from tumorfab.files import sha256
 from tumorfab.train_refiner import tissue_relative
 from tumorfab.volume import Image, Labels, box, lattice, load_grid, load_on, save
 
@@ -48,7 +48,11 @@ def refine(
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage: one shard of samples in one process."""
-    parser = argparse.ArgumentParser(prog="tumorfab refine", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="tumorfab refine",
+        description=__doc__.splitlines()[0],
+        fromfile_prefix_chars="@",  # @FILE: one argument a line
+    )
     parser.add_argument("--refiner", type=Path, required=True, help="refiner.pt")
     parser.add_argument(
         "--samples",
@@ -60,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--modality", nargs="+", required=True)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
-    digest = hashlib.sha256(args.refiner.read_bytes()).hexdigest()
+    digest = sha256(args.refiner)
     with gpu.device(args.threads) as device:
         generator = load_generator(args.refiner, args.modality, device)
         for sidecar in stage.progress(args.samples, "refining"):
@@ -75,7 +79,12 @@ def main(argv: list[str] | None = None) -> None:
             ):
                 save(samples.image(refined, modality), image, grid.affine)
             save(samples.dseg(refined), labels, grid.affine)
-            provenance = {"coarse": sidecar.stem, "refiner_sha256": digest, "tumorfab": __version__}
+            provenance = {
+                "coarse": sidecar.stem,
+                "refiner_sha256": digest,
+                "volumes_sha256": samples.checksums(refined, args.modality),
+                "tumorfab": __version__,
+            }
             stage.write_json(refined, {**record, **provenance})
 
 

@@ -188,7 +188,11 @@ def validate(network: torch.nn.Module, cases: list[Case], patch: int) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage: one arm, k, n, fold and seed."""
-    parser = argparse.ArgumentParser(prog="tumorfab segment", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="tumorfab segment",
+        description=__doc__.splitlines()[0],
+        fromfile_prefix_chars="@",  # @FILE: one argument a line
+    )
     parser.add_argument(
         "--results", type=Path, required=True, help="folder with sub-*/anat of the real cases"
     )

@@ -225,7 +225,9 @@ def picture(generator: refiner.Generator, case: Case) -> NDArray[np.uint8]:
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage."""
     parser = argparse.ArgumentParser(
-        prog="tumorfab train_refiner", description=__doc__.splitlines()[0]
+        prog="tumorfab train_refiner",
+        description=__doc__.splitlines()[0],
+        fromfile_prefix_chars="@",  # @FILE: one argument a line
     )
     parser.add_argument(
         "--results", type=Path, required=True, help="folder with sub-*/anat of the real cases"

@@ -5,7 +5,6 @@ is deterministic. The drawn numbers are in the sample's sidecar.
 """
 
 import argparse
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tumorfab import __version__, bank, samples, stage
+from tumorfab.files import sha256
 from tumorfab.stage import InputError
 from tumorfab.volume import Grid, Image, Labels, lattice, load_grid, load_on, save
 
@@ -84,14 +84,15 @@ def write(sidecar: Path, mixed: Mixed, grid: Grid, record: dict[str, Any]) -> No
     for modality, image in images.items():
         save(samples.image(sidecar, modality), image, grid.affine)
     save(samples.dseg(sidecar), labels, grid.affine)
-    stage.write_json(sidecar, {**record, "tumorfab": __version__})
+    sums = samples.checksums(sidecar, list(images))
+    stage.write_json(sidecar, {**record, "volumes_sha256": sums, "tumorfab": __version__})
 
 
 def inputs(results: Path, subject: str, label: str, modalities: list[str]) -> dict[str, str]:
     """SHA-256 of the images and the label map of a case, by file name."""
     files = bank.case_files(results / f"sub-{subject}" / "anat", subject, label)
     paths = [*(Path(str(files["image"]).format(m)) for m in modalities), files["dseg"]]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {path.name: sha256(path) for path in paths}
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:

@@ -2,60 +2,59 @@
 # torch; then one job decides on all of them, since a score is low or not among the others.
 
 
-for fold, shard, shard_hosts in plan.host_shards(
-    HOST_SETS, config["compute"]["shards"]
-):
-    ending, folds = of_fold(fold)
-    shard_sidecars = [
-        f"{SETS}/sub-{host}/anat/sub-{host}_space-{S}_desc-{{kind}}{number:03d}.json"
-        for host in shard_hosts
-        for number in range(DRAWS)
-    ]
+def appraised(kind, fold, k, number):
+    """The table of scores of a shard of the samples of a kind."""
+    return f"{R}/fold-{fold}_k-{k}/gate/{kind}_shard-{number}.tsv"
+
+
+for kind, (appraise_rule, fold, k, hosts) in [
+    (kind, each)
+    for kind in ("coarse", "tf")
+    for each in sets(f"appraise_{kind}", config["compute"]["shards"])
+]:
 
     rule:
         name:
-            f"appraise_{shard}{ending}"
+            appraise_rule
         input:
-            critic=f"{SETS}/refiner/critic.pt",
-            bank=lambda wildcards: [
+            critic=f"{R}/fold-{fold}_k-{k}/refiner/critic.pt",
+            bank=[
                 f"{R}/bank/sub-{donor}_rois.{end}"
-                for donor in donors(wildcards)
+                for donor in FOLDS[fold].train[:k]
                 for end in ("npz", "json")
             ],
-            sidecars=shard_sidecars,
-            volumes=[volume for path in shard_sidecars for volume in volumes(path)],
+            sidecars=drawn(kind, fold, k, hosts),
         output:
-            f"{SETS}/gate/{{kind}}_shard-{shard}.tsv",
+            appraised(kind, fold, k, plan.shard(hosts[0], config["compute"]["shards"])),
         log:
-            f"{R}/logs/appraise/fold-{{fold}}_k-{{k}}_{{kind}}_shard-{shard}.log",
+            f"{R}/logs/appraise/{appraise_rule}.log",
         benchmark:
-            f"{R}/benchmarks/appraise/fold-{{fold}}_k-{{k}}_{{kind}}_shard-{shard}.tsv"
-        wildcard_constraints:
-            fold=folds,
+            f"{R}/benchmarks/appraise/{appraise_rule}.tsv"
         conda:
             ENV
         threads: config["compute"]["threads"]
         resources:
             gpu=1,
-            mem_mb=6000,
-            runtime=120,
+            mem_mb=growing(6000),
+            runtime=growing(120),
         params:
             code=code("appraise"),
             modalities=MODALITIES,
-            donors=donors,
+            donors=FOLDS[fold].train[:k],
+            samples=listed(f"appraise/{appraise_rule}"),
             bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
         shell:
             "python -m tumorfab.appraise --critic {input.critic} --bank {params.bank}"
-            " --donor {params.donors} --samples {input.sidecars} --modality {params.modalities}"
+            " --donor {params.donors} --samples @{params.samples} --modality {params.modalities}"
             " --threads {threads} --out {output} > {log} 2>&1"
 
 
 rule gate:
     input:
         scores=lambda wildcards: [
-            f"{SETS}/gate/{{kind}}_shard-{shard}.tsv".format(**wildcards)
-            for _, shard, _ in plan.host_shards(
-                [HOSTS[int(wildcards.fold)]], config["compute"]["shards"]
+            appraised(wildcards.kind, wildcards.fold, wildcards.k, number)
+            for number in plan.batches(
+                HOSTS[int(wildcards.fold)], config["compute"]["shards"]
             )
         ],
         real=lambda wildcards: [path for s in donors(wildcards) for path in case(s)],

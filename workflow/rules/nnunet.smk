@@ -15,9 +15,6 @@ for fold, parts in enumerate(FOLDS):
             ],
             test=[path for s in parts.test for path in case(s)[:-1]],
             sidecars=synthetic,
-            volumes=lambda wildcards: [
-                v for path in synthetic(wildcards) for v in volumes(path)
-            ],
         output:
             [f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz" for s in parts.test],
             history=f"{RUN}/training.csv",
@@ -32,8 +29,8 @@ for fold, parts in enumerate(FOLDS):
         threads: config["compute"]["threads"]
         resources:
             gpu=1,
-            mem_mb=16000,
-            runtime=2880,
+            mem_mb=growing(16000),
+            runtime=growing(2880),
         params:
             code=code("nnunet"),
             section=section("nnunet"),
@@ -43,13 +40,11 @@ for fold, parts in enumerate(FOLDS):
             train=donors,
             validation=["--validation", *parts.validation] if parts.validation else "",
             test=parts.test,
-            samples=lambda wildcards, input: (
-                ["--samples", *input.sidecars] if input.sidecars else ""
-            ),
+            samples=listed(f"nnunet/{RUN_NAME}"),
             results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
             out=lambda wildcards, output: str(Path(output.history).parent),
         shell:
             "python -m tumorfab.nnunet --results {params.results} --train {params.train}"
-            " {params.samples} {params.validation} --test {params.test} --label {params.label}"
+            " --samples @{params.samples} {params.validation} --test {params.test} --label {params.label}"
             " --modality {params.modalities} --threads {threads} --share {params.share}"
             " --params {params.section:q} --out {params.out} > {log} 2>&1"

@@ -6,19 +6,15 @@ rule release:
     input:
         rules.report.output,
         subjects=rules.ingest.output.subjects,
-        sidecars=lambda wildcards: with_volumes(
-            [
-                f"{R}/fold-0_k-{LARGEST}/sub-{host}/anat/"
-                f"sub-{host}_space-{S}_desc-{kind}{number:03d}.json"
-                for host in HOSTS
-                for kind in plan.kinds(config)
-                for number in range(DRAWS)
-            ]
-        ),
-        brains=[
-            path for host in HOSTS for path in standardised(host, "desc-brain_mask")
+        sidecars=lambda wildcards: [
+            path
+            for kind in plan.kinds(config)
+            for path in drawn(kind, 0, LARGEST, HOSTS[0])
         ],
-        about=[about(host) for host in HOSTS],
+        brains=[
+            path for host in HOSTS[0] for path in standardised(host, "desc-brain_mask")
+        ],
+        about=[about(host) for host in HOSTS[0]],
         template=f"{R}/template/template_space-{S}_T1w.nii.gz",
         qc=[rules.qc.output.page, rules.qc.output.table],
         lock=Path(workflow.basedir) / "requirements.lock",
@@ -38,8 +34,8 @@ rule release:
         ENV
     threads: config["compute"]["threads"]
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         code=code("release", "templates/card.md.j2"),
         config=json.dumps(config, sort_keys=True),
@@ -47,7 +43,7 @@ rule release:
         samples=lambda wildcards, output: str(
             Path(output.key).parent / f"fold-0_k-{LARGEST}"
         ),
-        patients=["--patient", *PATIENTS] if PATIENTS else "",
+        patients=["--patient", *PATIENTS[0]] if PATIENTS[0] else "",
         draws=DRAWS,
         gate=lambda wildcards, input: ["--gate", *input.gate] if input.gate else "",
         review=lambda wildcards, input: (

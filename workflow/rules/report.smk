@@ -7,7 +7,7 @@ SHOWN = (
 )
 COARSE, REFINED = (
     [
-        sidecars(kind, 0, max(config["study"]["k"]), max(config["study"]["n"]))[i]
+        sidecar(kind, 0, max(config["study"]["k"]), *plan.sample(HOSTS[0], i))
         for i in SHOWN
     ]
     for kind in ("coarse", "tf")
@@ -46,8 +46,7 @@ rule score:
 rule report:
     input:
         rules.ingest.output,
-        with_volumes(REFINED if "tf" in ARMS else []),
-        [volume for path in COARSE for volume in volumes(path)],
+        REFINED if "tf" in ARMS else [],
         scores=[f"{R}/segment/{run}/scores.csv" for run in RUNS],
         histories=[f"{R}/segment/{run}/training.csv" for run in RUNS],
         samples=COARSE,

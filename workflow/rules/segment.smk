@@ -13,9 +13,6 @@ for fold, parts in enumerate(FOLDS):
             ],
             test=[path for s in parts.test for path in case(s)[:-1]],
             sidecars=synthetic,
-            volumes=lambda wildcards: [
-                v for path in synthetic(wildcards) for v in volumes(path)
-            ],
         output:
             [f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz" for s in parts.test],
             model=f"{RUN}/model.pt",
@@ -31,8 +28,8 @@ for fold, parts in enumerate(FOLDS):
         threads: config["compute"]["threads"]
         resources:
             gpu=1,
-            mem_mb=8000,
-            runtime=720,
+            mem_mb=growing(8000),
+            runtime=growing(720),
         params:
             code=code("segment"),
             section=section("segment"),
@@ -42,13 +39,11 @@ for fold, parts in enumerate(FOLDS):
             train=donors,
             validation=["--validation", *parts.validation] if parts.validation else "",
             test=parts.test,
-            samples=lambda wildcards, input: (
-                ["--samples", *input.sidecars] if input.sidecars else ""
-            ),
+            samples=listed(f"segment/{RUN_NAME}"),
             results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
             out=lambda wildcards, output: str(Path(output.model).parent),
         shell:
             "python -m tumorfab.segment --results {params.results} --train {params.train}"
-            " {params.samples} {params.validation} --test {params.test} --label {params.label}"
+            " --samples @{params.samples} {params.validation} --test {params.test} --label {params.label}"
             " --modality {params.modalities} --seed {params.seed} --repeat {wildcards.seed}"
             " --threads {threads} --params {params.section:q} --out {params.out} > {log} 2>&1"
