@@ -13,10 +13,11 @@ include: "workflow/rules/preprocess.smk"
 include: "workflow/rules/qc.smk"
 include: "workflow/rules/place.smk"
 include: "workflow/rules/refine.smk"
+include: "workflow/rules/gate.smk"
 include: "workflow/rules/baselines.smk"
-include: "workflow/rules/segment.smk"
-include: "workflow/rules/nnunet.smk"
+include: f"workflow/rules/{SEGMENTATION}.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/release.smk"
 
 
 rule all:

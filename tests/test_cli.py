@@ -13,8 +13,9 @@ from tumorfab import cli, plan
 
 ROOT = Path(__file__).parent.parent
 LIGHT = [
-    "fetch", "demo", "ingest", "preprocess", "template", "standardise", "mosaic", "qc", "resample",
-    "bank", "place", "score", "report", "baselines.copypaste", "baselines.carvemix",
+    "fetch", "demo", "ingest", "preprocess", "template", "standardise", "mosaic", "qc", "view",
+    "resample", "bank", "place", "gate", "score", "report", "baselines.copypaste",
+    "baselines.carvemix", "release", "verify", "reproduce",
 ]  # fmt: skip
 
 
@@ -29,7 +30,8 @@ def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 def test_every_stage_of_the_workflow_has_its_command() -> None:
-    by_hand = {"fetch", "resample"}  # fetch also runs while the workflow is planned
+    # fetch also runs while the workflow is planned
+    by_hand = {"fetch", "resample", "reproduce", "verify", "view"}
     assert set(cli.STAGES) == stages_of_rules() | by_hand
     for stage in cli.STAGES:
         assert (plan.PACKAGE / f"{stage.replace('.', '/')}.py").exists()

@@ -118,7 +118,7 @@ def test_an_unknown_key_is_named_with_the_known_ones() -> None:
 
 
 def test_an_unknown_nested_key_is_named_in_full() -> None:
-    assert "unknown key split.trian (known: file, train, validation)" in refused(
+    assert "unknown key split.trian (known: file, folds, train, validation)" in refused(
         {"split": {"trian": 3}}
     )
 

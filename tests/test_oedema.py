@@ -133,3 +133,21 @@ def test_a_core_smaller_than_a_block_still_has_oedema():
     none, white = np.zeros(core.shape, np.float32), np.ones(core.shape, np.float32)
     _, labelled = grown(2e3, none, white, core & False, np.ones(3), core=core)
     assert labelled.sum() == pytest.approx(2e3, rel=0.2)
+
+
+@pytest.mark.parametrize("edge_mm", [1.0, 2.0])
+def test_the_outline_runs_across_sulci_and_not_along_fingers(edge_mm):
+    shape = tuple(int(n) for n in np.rint(np.array([60, 60, 60]) / edge_mm))
+    spacing = np.full(3, edge_mm)
+    at = (np.indices(shape) + 0.5) * edge_mm
+    ball = ((at - 30) ** 2).sum(0) < 20**2
+    sulcus = (np.abs(at[0] - 31) < 1) & (at[1] > 30)
+    finger = (np.hypot(at[1] - 30, at[2] - 30) < 2) & (at[0] > 45)
+    ventricle = (np.abs(at[2] - 15) < 2) & ball
+    fluid = (ball & ~sulcus & ~ventricle) | finger
+    found = oedema.outlined(fluid, ventricle, spacing)
+    deep = ((at - 30) ** 2).sum(0) < 14**2
+    assert found[sulcus & deep & ~ventricle].all()
+    assert not found[finger & (at[0] > 56)].any()
+    assert not found[ventricle].any()
+    assert found.sum() == pytest.approx((ball & ~ventricle).sum(), rel=0.07)

@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tumorfab import ingest, plan, score
+from tumorfab import ingest, plan, reproduce, score, verify
 from tumorfab.config import validated
 
 pytestmark = pytest.mark.workflow
@@ -157,7 +157,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in PARTS:
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / part, copy / part, ignore=ignore)
-    for part in ("Snakefile", "config.yaml"):
+    for part in ("Snakefile", "config.yaml", "requirements.lock"):
         shutil.copy(ROOT / part, copy)
     return copy
 
@@ -218,8 +218,8 @@ def expected() -> set[str]:
         paths |= {f"segment/{run}/{name}" for name in ("model.pt", "training.csv", "scores.csv")}
         paths |= {f"segment/{run}/sub-{s}_{space}_desc-pred_dseg.nii.gz" for s in TEST}
         paths |= {f"segment/{run}/tensorboard/events.out.tfevents"}
-    paths |= {f"report/{name}" for name in ("index.html", "dice.csv", "table.txt")}
-    paths |= {f"qc/{name}" for name in ("index.html", "metrics.tsv")}
+    paths |= {f"report/{name}" for name in ("index.html", "dice.csv", "summary.csv", "table.txt")}
+    paths |= {f"qc/{name}" for name in ("index.html", "viewer.html", "metrics.tsv")}
     paths |= {f"logs/{job}.log" for job in jobs} | {f"benchmarks/{job}.tsv" for job in jobs}
     return paths
 
@@ -345,6 +345,35 @@ def test_nnunet_takes_the_place_of_the_own_network(program: Path, tmp_path: Path
     planned = Study(tmp_path, program, config).planned()
     assert planned["nnunet"] == planned["score"] == 3
     assert "segment" not in planned
+
+
+# A release of it
+
+
+def test_a_release_is_made_when_asked_for_and_follows_a_review(
+    study: Study, tmp_path: Path
+) -> None:
+    shutil.copytree(study.root, tmp_path, dirs_exist_ok=True)
+    own = Study(tmp_path, study.program, TINY)
+    status, _, err = own.run("release")
+    assert status == 0, err[-5000:]
+    folder = own.results / "release"
+    assert verify.verify(folder, 2) == []
+    table = pd.read_csv(folder / "manifest.csv")
+    assert sorted(table["kind"]) == ["coarse", "coarse", "tf", "tf"]
+    about = json.loads((folder / "bids" / "dataset_description.json").read_text())
+    assert about["License"] == "CC BY 4.0"
+    for sample in table["sample"][table["kind"] == "coarse"]:
+        reproduce.main([str(folder), "--sample", sample])
+    assert "Nothing to be done" in "".join(own.run("release")[1:])
+    review = own.results / "qc" / "review.csv"
+    review.write_text("sample,verdict,note\nsub-H01_space-analysis_desc-tf000,reject,blurred\n")
+    status, out, err = own.run("release")
+    assert status == 0, err[-5000:]
+    assert "rule place" not in out + err
+    assert len(pd.read_csv(folder / "manifest.csv")) == 3
+    assert pd.read_csv(folder / "excluded.csv")["reason"].tolist() == ["blurred"]
+    assert verify.verify(folder, 2) == []
 
 
 # What stops it

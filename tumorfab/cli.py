@@ -15,10 +15,13 @@ STAGES = {
     "resample": "carry a volume between native scan and analysis space",
     "mosaic": "pictures of some subjects to judge their preprocessing by",
     "qc": "quality of preprocessing: table, outliers and HTML page",
+    "view": "look at synthetic samples in a browser, accept or reject them",
     "bank": "collect the tumours of the training cases",
     "place": "TF-Aug: coarse tumours in one healthy brain",
     "train_refiner": "TF-GAN: train the refiner",
     "refine": "TF-GAN: refine coarse samples",
+    "appraise": "scores of samples for the quality gate",
+    "gate": "quality gate: accept or reject samples, with reasons",
     "baselines.copypaste": "baseline: tumours of one training case in another",
     "baselines.carvemix": "baseline: CarveMix of two training cases",
     "baselines.pix2pix": "baseline: Pix2Pix paints tumours into healthy brains",
@@ -26,6 +29,9 @@ STAGES = {
     "nnunet": "the same by nnU-Net v2, through its own commands",
     "score": "Dice of one run",
     "report": "tables and HTML page of the study",
+    "release": "the samples as a dataset for others",
+    "verify": "check a release",
+    "reproduce": "build a sample of a release again and compare bytes",
 }
 
 

@@ -65,6 +65,16 @@ def reference(
     return Reference(float(np.median(white)), max(float(high - low) / 1.349, 1e-6))
 
 
+def tissue_relative(images: list[Image], references: list[list[float]]) -> list[Image]:
+    """Image units to tissue-relative units, per modality, by its [centre, scale]; the background
+    (exactly 0 in every modality) stays 0."""
+    brain = np.any([image != 0 for image in images], axis=0)
+    return [
+        np.where(brain, Reference(*pair).relative(image), 0).astype(np.float32)
+        for image, pair in zip(images, references, strict=True)
+    ]
+
+
 def grain(image: Image, mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> float:
     """Standard deviation in `mask` of what is finer than `FINE_MM` there; 0 for an empty mask."""
     if not mask.any():

@@ -26,6 +26,8 @@ UNEVEN, KNOTS_MM = 0.35, 7.0
 SOLVE_MM = 2.0
 # A block with more CSF than this is closed.
 CLOSED = 0.5
+# Closing gaps of 8 mm makes patients' labels larger by 1 to 5 %, fluid by 7 %, its outline by 1 %.
+OUTLINE_MM = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +88,13 @@ def density(found: Spread, csf: Image, closed: Mask, width_mm: float, fade: floa
     inside = np.clip(0.5 + (found.edge - found.arrival) / width_mm, 0, 1)
     graded = 1 - fade * np.clip(found.arrival / found.edge, 0, 1)
     return np.where(closed, 0, inside * graded * (1 - csf)).astype(np.float32)
+
+
+def outlined(fluid: Mask, closed: Mask, spacing: NDArray) -> Mask:
+    """The outline that an annotator draws around `fluid` (I, J, K), with no regard for narrow sulci
+    and thin fingers: where the mean over `OUTLINE_MM` is more fluid than not; never in `closed`."""
+    share = fields.coarse(fluid.astype(np.float32), ~closed, spacing, OUTLINE_MM)
+    return np.asarray((share > 0.5) & ~closed)
 
 
 def _linear(coarse: Image, step: NDArray[np.int_], shape: tuple[int, ...]) -> Image:

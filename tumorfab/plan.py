@@ -18,9 +18,11 @@ from filelock import FileLock, Timeout
 from tumorfab import ingest
 from tumorfab.fetch import fetch_cohorts
 from tumorfab.public import DATASETS, cached
+from tumorfab.split import ROLES, draw_split
 from tumorfab.stage import TEMPORARY, InputError, read_json, write_json
 
 PACKAGE = Path(__file__).parent
+DEMO_LICENCE = "ICBM"  # that of MNI152, from which the phantoms are made
 DEMO_SUFFIX = {"T1w": "t1n", "T1c": "t1c", "T2w": "t2w", "FLAIR": "t2f"}
 
 
@@ -36,6 +38,15 @@ class Run:
 
     def __str__(self) -> str:
         return f"arm-{self.arm}_k-{self.k}_n-{self.n}_fold-{self.fold}_seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The annotated cases of one fold. Studies with fewer training cases take the first."""
+
+    train: list[str]
+    validation: list[str]
+    test: list[str]
 
 
 @cache  # which keeps the lock alive
@@ -62,18 +73,43 @@ def runs(config: dict[str, Any]) -> list[Run]:
     """Every downstream training of the study. The arm `real` has no synthetic samples: n is 0."""
     study = config["study"]
     return [
-        Run(arm, k, n, seed)
+        Run(arm, k, n, seed, fold)
         for arm in study["arms"]
         for k in study["k"]
         for n in ([0] if arm == "real" else study["n"])
+        for fold in range(config["split"]["folds"])
         for seed in study["seeds"]
     ]
+
+
+def folds(subjects: pd.DataFrame) -> list[Fold]:
+    """The folds of a table of subjects as `ingest` writes it.
+
+    A fold's cases are taken in the order of the table from the case after its test set on, round
+    the end: so each fold has other cases first.
+    """
+    annotated = subjects[subjects["cohort"] == "annotated"]
+    names: list[str] = annotated["subject"].tolist()
+    found = []
+    for each in zip(*annotated["role"].str.split("/"), strict=True):
+        after = max(place for place, role in enumerate(each) if role == "test") + 1
+        turned = [*zip(names, each, strict=True)]
+        turned = turned[after:] + turned[:after]
+        parts = [[name for name, role in turned if role == wanted] for wanted in ROLES]
+        found.append(Fold(*parts))
+    return found
 
 
 def draws_per_host(config: dict[str, Any], hosts: int) -> int:
     """Samples that each host gets so that the largest run of the study has enough."""
     most = max(config["study"]["n"]) * max(config["study"]["k"])
     return -(-most // hosts)
+
+
+def kinds(config: dict[str, Any]) -> list[str]:
+    """The kinds of samples that a release holds: those asked for, or those of the study's arms."""
+    asked: list[str] = config["release"]["kinds"]
+    return asked or [kind for kind in ("coarse", "tf") if kind in config["study"]["arms"]]
 
 
 def samples(hosts: list[str], count: int) -> list[tuple[str, int]]:
@@ -85,6 +121,15 @@ def samples(hosts: list[str], count: int) -> list[tuple[str, int]]:
 def shard(subject: str, shards: int) -> int:
     """Which of `shards` jobs a subject belongs to; does not change when subjects come or go."""
     return zlib.crc32(subject.encode()) % shards
+
+
+def host_shards(hosts: list[list[str]], shards: int) -> list[tuple[int, int, list[str]]]:
+    """(fold, shard, the hosts in it) for the hosts of each fold; shards without hosts left out."""
+    return [
+        (fold, number, [host for host in each if shard(host, shards) == number])
+        for fold, each in enumerate(hosts)
+        for number in sorted({shard(host, shards) for host in each})
+    ]
 
 
 def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
@@ -116,7 +161,7 @@ def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
             )
             write_json(record, state)
     found = ingest.read_subjects(table)
-    have = int((found["role"] == "train").sum())
+    have = min(len(fold.train) for fold in folds(found))
     if max(config["study"]["k"]) > have:
         raise InputError(
             f"config: study.k asks for {max(config['study']['k'])} training cases, "
@@ -135,35 +180,40 @@ def _located(config: dict[str, Any], cohort: str) -> dict[str, Any]:
     """A cohort's section with the path and, unless one is given, the licence of its source."""
     section: dict[str, Any] = config[cohort]
     source = section["source"]
+    given = section["licence"]
     if source == "demo":
-        return {**section, "path": str(Path(config["results"]) / "demo" / cohort)}
-    if source in DATASETS:
-        given = section["licence"]
-        licence = DATASETS[source].licence if given == "unknown" else given
-        return {**section, "path": str(cached(config["cache"], source)), "licence": licence}
-    return section
+        path = Path(config["results"]) / "demo" / cohort
+        licence = DEMO_LICENCE
+    elif source in DATASETS:
+        path, licence = cached(config["cache"], source), DATASETS[source].licence
+    else:
+        return section
+    return {**section, "path": str(path), "licence": licence if given == "unknown" else given}
 
 
 def _demo_subjects(config: dict[str, Any]) -> pd.DataFrame:
     from tumorfab.demo import names  # not needed by any other cohort
 
     demo = Path(config["results"]) / "demo"
+    licence = {cohort: _located(config, cohort)["licence"] for cohort in ("healthy", "annotated")}
     healthy, annotated = names(config["demo"]["healthy"], config["demo"]["annotated"])
     by_subject = {name.replace("-", ""): name for name in annotated}
     split = config["split"]
-    roles = ingest.draw_split(config["seed"], by_subject, split["train"], split["validation"])
+    roles = draw_split(
+        config["seed"], by_subject, split["train"], split["validation"], split["folds"]
+    )
     rows = []
     for name in healthy:
         stem = demo / "healthy" / f"sub-{name}" / "anat" / f"sub-{name}"
         files = {m: f"{stem}_{m}.nii.gz" for m in config["modalities"]}
         rows.append({"subject": name, "cohort": "healthy", "role": "host", "source_id": name,
-                     "licence": config["healthy"]["licence"], **files, "seg": ""})  # fmt: skip
+                     "licence": licence["healthy"], **files, "seg": ""})  # fmt: skip
     for subject, role in roles.items():
         name = by_subject[subject]
         stem = demo / "annotated" / name / name
         files = {m: f"{stem}-{DEMO_SUFFIX[m]}.nii.gz" for m in config["modalities"]}
         rows.append({"subject": subject, "cohort": "annotated", "role": role, "source_id": name,
-                     "licence": config["annotated"]["licence"], **files,
+                     "licence": licence["annotated"], **files,
                      "seg": f"{stem}-seg.nii.gz"})  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -26,7 +26,6 @@ def load_generator(path: Path, modalities: list[str], device: torch.device) -> r
     return generator.to(device).eval()
 
 
-@torch.no_grad()
 def refine(
     generator: refiner.Generator, images: list[Image], labels: Labels, references: list[list[float]]
 ) -> list[Image]:
@@ -34,14 +33,9 @@ def refine(
     without a tumour has nothing to refine."""
     if not labels.any():
         return images
-    device = next(generator.parameters()).device
     window = box(labels > 0, MARGIN)
     relative = np.stack(tissue_relative([image[window] for image in images], references))
-    size = relative.shape[1:]
-    padded = [(0, 0)] + [(0, -n % 4) for n in size]  # three levels halve twice
-    x = torch.from_numpy(np.pad(relative, padded))[None].to(device)
-    y = torch.from_numpy(np.pad(labels[window], padded[1:]).astype(np.int64))[None].to(device)
-    change = (generator(x, y) - x)[0].cpu().numpy()[(slice(None), *(slice(0, n) for n in size))]
+    change = refiner.change(generator, relative, labels[window])
     refined = []
     for image, residual, (_, scale) in zip(images, change, references, strict=True):
         limit = 32767 * lattice(image)  # what the file holds without moving the other voxels

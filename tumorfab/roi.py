@@ -26,8 +26,6 @@ PARTIAL_MM = 2.0
 FAR_MM = 60.0
 # A class of fewer voxels has no look of its own.
 FEW = 20
-# What is left of a normal distribution's variance without its outer tenth.
-TRIMMED = 0.623
 # Texture beyond this many standard deviations is another structure.
 MOST_SD = 4.0
 
@@ -117,11 +115,7 @@ def analysed(
     for value, name in CLASSES.items():
         values = stacked[:, labels == value]
         values = values if values.shape[1] >= FEW else common
-        if name == "ED":
-            values = _trimmed(values)
         covariance = np.atleast_2d(np.cov(values)) if values.shape[1] > 1 else np.eye(len(values))
-        if name == "ED":
-            covariance = covariance / TRIMMED
         look[name] = {"mean": values.mean(1), "covariance": covariance}
     oedema = labels == 2
     look["ED"]["grain"] = np.array(
@@ -138,14 +132,6 @@ def analysed(
         m: part[mirrored].astype(np.float32) for m, part in zip(images, texture, strict=True)
     }
     return Roi(donor, index, labels, **signed, texture=texture, look=look, spacing=spacing)
-
-
-def _trimmed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values (M, N) without the tenth that is most extreme in any modality: annotators draw oedema
-    across sulci and vessels, which are not it."""
-    low, high = np.percentile(values, (5, 95), axis=1, keepdims=True)
-    kept = ((values >= low) & (values <= high)).all(0)
-    return values[:, kept] if np.count_nonzero(kept) >= FEW else values
 
 
 def signed_distance(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> Image:

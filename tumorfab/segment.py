@@ -179,10 +179,10 @@ def train(
 
 def validate(network: torch.nn.Module, cases: list[Case], patch: int) -> float:
     """Mean Dice over validation cases and regions."""
-    values = []
+    values: list[float] = []
     for case in cases:
         predicted = predict(network, case.images, patch)
-        values += [float(row["dice"]) for row in metrics.case_scores(predicted, case.labels, 1.0)]
+        values += metrics.region_dice(predicted, case.labels).values()
     return float(np.mean(values))
 
 

@@ -53,7 +53,11 @@ def grow(
     part = within(cast.where, where)
     touched = density > 0
     touched[part] |= inside > 0
-    labels = np.where(density >= 0.5 * (1 - OEDEMA_FADE), 2, 0).astype(np.uint8)
+    swollen = density >= 0.5 * (1 - OEDEMA_FADE)
+    swollen[part] |= core
+    closed = ~host.brain[where] | host.ventricles[where] | (host.labels[where] > 0)
+    outline = oedema.outlined(swollen, closed, host.grid.spacing)
+    labels = np.where(outline, 2, 0).astype(np.uint8)
     labels[part][core] = np.where(cast.necrosis < 0, 1, 3)[core]
     relative = np.stack([host.references[m].relative(x[where]) for m, x in host.images.items()])
     look = appearance.between(roi.look, partner.look, tumour.look_share)
@@ -152,4 +156,4 @@ def _write(
         image[where][touched] = absolute
     whole = host.labels[where]
     whole[labels > 0] = labels[labels > 0]
-    host.changed[where] |= touched
+    host.changed[where] |= touched | (labels > 0)

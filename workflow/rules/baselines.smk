@@ -10,7 +10,7 @@ for arm, command in PAIRED.items():
         input:
             lambda wildcards: [
                 path
-                for s in TRAIN[: int(wildcards.k)]
+                for s in donors(wildcards)
                 for path in [*case(s), *standardised(s, "desc-brain_mask")]
             ],
         output:
@@ -41,7 +41,7 @@ for arm, command in PAIRED.items():
             draws=max(config["study"]["n"]),
             cases=lambda wildcards: [
                 f"--case {s} {shlex.quote(subjects.licence[s])}"
-                for s in TRAIN[: int(wildcards.k)]
+                for s in donors(wildcards)
             ],
             results=lambda wildcards, input: str(Path(input[0]).parents[2]),
             out=lambda wildcards, output: str(Path(output[0]).parent),
@@ -52,55 +52,60 @@ for arm, command in PAIRED.items():
 
 
 # Training and all samples in one job: loading the network library costs more than a sample.
-rule pix2pix:
-    input:
-        cases=lambda wildcards: [
-            path
-            for s in TRAIN[: int(wildcards.k)]
-            for path in [case(s)[-1], *images(s)]
-        ],
-        hosts=[path for host in HOSTS for path in [about(host), *images(host)]],
-    output:
-        [
-            path
-            for host in HOSTS
-            for number in range(DRAWS)
-            for path in with_volumes(
-                [
-                    f"{SETS}/sub-{host}/anat/{samples.stem(host, S, 'pix2pix', number)}.json"
-                ]
-            )
-        ],
-        model=f"{SETS}/pix2pix/pix2pix.pt",
-        history=f"{SETS}/pix2pix/training.csv",
-    log:
-        f"{R}/logs/pix2pix/fold-{{fold}}_k-{{k}}.log",
-    benchmark:
-        f"{R}/benchmarks/pix2pix/fold-{{fold}}_k-{{k}}.tsv"
-    conda:
-        ENV
-    threads: config["compute"]["threads"]
-    resources:
-        gpu=1,
-        mem_mb=8000,
-        runtime=720,
-    params:
-        code=code("baselines.pix2pix"),
-        section=section("pix2pix"),
-        label=S,
-        modalities=MODALITIES,
-        seed=config["seed"],
-        draws=DRAWS,
-        cases=lambda wildcards: [
-            f"--case {s} {shlex.quote(subjects.licence[s])}"
-            for s in TRAIN[: int(wildcards.k)]
-        ],
-        hosts=[f"--host {s} {shlex.quote(subjects.licence[s])}" for s in HOSTS],
-        patient=f"--patient {config['place']['patients']}" if PATIENTS else "",
-        results=lambda wildcards, input: str(Path(input.cases[0]).parents[2]),
-        out=lambda wildcards, output: str(Path(output.model).parents[1]),
-    shell:
-        "python -m tumorfab.baselines.pix2pix {params.cases} {params.hosts} {params.patient}"
-        " --results {params.results} --draws {params.draws} --label {params.label}"
-        " --modality {params.modalities} --seed {params.seed} --threads {threads}"
-        " --params {params.section:q} --out {params.out} > {log} 2>&1"
+for fold, hosts in enumerate(HOST_SETS):
+    ending, folds = of_fold(fold)
+
+    rule:
+        name:
+            f"pix2pix{ending}"
+        input:
+            cases=lambda wildcards: [
+                path for s in donors(wildcards) for path in [case(s)[-1], *images(s)]
+            ],
+            hosts=[path for host in hosts for path in [about(host), *images(host)]],
+        output:
+            [
+                path
+                for host in hosts
+                for number in range(DRAWS)
+                for path in with_volumes(
+                    [
+                        f"{SETS}/sub-{host}/anat/{samples.stem(host, S, 'pix2pix', number)}.json"
+                    ]
+                )
+            ],
+            model=f"{SETS}/pix2pix/pix2pix.pt",
+            history=f"{SETS}/pix2pix/training.csv",
+        log:
+            f"{R}/logs/pix2pix/fold-{{fold}}_k-{{k}}.log",
+        benchmark:
+            f"{R}/benchmarks/pix2pix/fold-{{fold}}_k-{{k}}.tsv"
+        wildcard_constraints:
+            fold=folds,
+        conda:
+            ENV
+        threads: config["compute"]["threads"]
+        resources:
+            gpu=1,
+            mem_mb=8000,
+            runtime=720,
+        params:
+            code=code("baselines.pix2pix"),
+            section=section("pix2pix"),
+            label=S,
+            modalities=MODALITIES,
+            seed=config["seed"],
+            draws=DRAWS,
+            cases=lambda wildcards: [
+                f"--case {s} {shlex.quote(subjects.licence[s])}"
+                for s in donors(wildcards)
+            ],
+            hosts=[f"--host {s} {shlex.quote(subjects.licence[s])}" for s in hosts],
+            patient=f"--patient {config['place']['patients']}" if PATIENTS[fold] else "",
+            results=lambda wildcards, input: str(Path(input.cases[0]).parents[2]),
+            out=lambda wildcards, output: str(Path(output.model).parents[1]),
+        shell:
+            "python -m tumorfab.baselines.pix2pix {params.cases} {params.hosts} {params.patient}"
+            " --results {params.results} --draws {params.draws} --label {params.label}"
+            " --modality {params.modalities} --seed {params.seed} --threads {threads}"
+            " --params {params.section:q} --out {params.out} > {log} 2>&1"

@@ -20,23 +20,33 @@ S = config["space"]["label"]
 MODALITIES = config["modalities"]
 TISSUES = ["CSF", "GM", "WM"]
 HEALTHY = subjects.index[subjects.role == "host"].tolist()
-TRAIN, VALIDATION, TEST = (
-    subjects.index[subjects.role == role].tolist()
-    for role in ("train", "validation", "test")
-)
-# Patients who train in every set of cases: none may host samples of a set that it is not in.
-PATIENTS = (
-    TRAIN[: min(config["study"]["k"])] if config["place"]["patients"] != "none" else []
-)
-HOSTS = HEALTHY + PATIENTS
+ANNOTATED = subjects.index[subjects.cohort == "annotated"].tolist()
+FOLDS = plan.folds(subjects.reset_index())
+TRAIN = [s for s in ANNOTATED if any(s in fold.train for fold in FOLDS)]
+# Patients who train in every set of cases of the fold: none may host samples of a set that it is
+# not in.
+PATIENTS = [
+    (
+        fold.train[: min(config["study"]["k"])]
+        if config["place"]["patients"] != "none"
+        else []
+    )
+    for fold in FOLDS
+]
+HOSTS = [HEALTHY + patients for patients in PATIENTS]  # by fold
 SHARED = config["annotated"]["space"] == "shared"
-ANNOTATED = TRAIN + VALIDATION + TEST
-DRAWS = plan.draws_per_host(config, len(HOSTS))
+DRAWS = plan.draws_per_host(config, len(HOSTS[0]))
 try:
-    wishes.check(config["place"]["table"], HOSTS, DRAWS)
+    wishes.check(config["place"]["table"], sum(HOSTS, []), DRAWS)
 except InputError as error:
     sys.exit(f"error: {error}")
+# Folds whose patients are hosts have hosts of their own, hence rules of their own.
+OWN_HOSTS = len(FOLDS) > 1 and PATIENTS != [[]] * len(FOLDS)
+HOST_SETS = HOSTS if OWN_HOSTS else HOSTS[:1]
 RUNS = plan.runs(config)
+SEGMENTATION = "nnunet" if config["segment"]["network"] == "nnunet" else "segment"
+RUN = f"{R}/segment/arm-{{arm}}_k-{{k}}_n-{{n}}_fold-{{fold}}_seed-{{seed}}"
+RUN_NAME = "arm-{arm}_k-{k}_n-{n}_fold-{fold}_seed-{seed}"
 # Arms whose samples are made of two training cases each: one hosts, another gives.
 PAIRED = {
     "copypaste": "python -m tumorfab.baselines.copypaste",
@@ -92,6 +102,21 @@ def case(subject):
     return standardised(subject, *[f"desc-preproc_{m}" for m in MODALITIES], "dseg")
 
 
+def fold_of(wildcards):
+    """The training, validation and test cases of a job's fold."""
+    return FOLDS[int(wildcards.fold)]
+
+
+def donors(wildcards):
+    """The real training cases of a fold and k: all that its samples and networks are made from."""
+    return fold_of(wildcards).train[: int(wildcards.k)]
+
+
+def of_fold(fold):
+    """What the name of a rule of one host set ends with, and the folds that it serves."""
+    return (f"_fold_{fold}", str(fold)) if OWN_HOSTS else ("", "[0-9]+")
+
+
 def picture(subject):
     """The quality picture of a subject."""
     return f"{R}/sub-{subject}/figures/sub-{subject}_desc-qc.png"
@@ -99,7 +124,8 @@ def picture(subject):
 
 def sidecars(arm, fold, k, n):
     """Sidecars of the synthetic samples of a run: n for each of its k real cases, whatever the arm."""
-    hosts = TRAIN[: int(k)] if arm in PAIRED else HOSTS
+    own = FOLDS[int(fold)].train[: int(k)]
+    hosts = own if arm in PAIRED else HOSTS[int(fold)]
     return [
         f"{R}/fold-{fold}_k-{k}/sub-{host}/anat/{samples.stem(host, S, arm, number)}.json"
         for host, number in plan.samples(hosts, int(n) * int(k))
@@ -127,6 +153,6 @@ wildcard_constraints:
     subject="[A-Za-z0-9]+",
     k="[0-9]+",
     n="[0-9]+",
-    fold="[0-9]+",
+    fold="|".join(map(str, range(len(FOLDS)))),
     seed="[0-9]+",
     arm="[a-z0-9_]+",

@@ -1,27 +1,32 @@
-# nnU-Net v2 in the place of the package's own network, where the config asks for it.
-if config["segment"]["network"] == "nnunet":
+# nnU-Net v2 in the place of the package's own network: one training per arm, k, n, fold and seed.
 
-    ruleorder: nnunet > segment
 
-    rule nnunet:
+# One rule per fold, since its outputs are the predictions of the fold's test cases.
+for fold, parts in enumerate(FOLDS):
+
+    rule:
+        name:
+            "nnunet" if len(FOLDS) == 1 else f"nnunet_{fold}"
         input:
             real=lambda wildcards: [
                 path
-                for s in TRAIN[: int(wildcards.k)] + VALIDATION
+                for s in donors(wildcards) + fold_of(wildcards).validation
                 for path in case(s)
             ],
-            test=[path for s in TEST for path in case(s)[:-1]],
+            test=[path for s in parts.test for path in case(s)[:-1]],
             sidecars=synthetic,
             volumes=lambda wildcards: [
                 v for path in synthetic(wildcards) for v in volumes(path)
             ],
         output:
-            [f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz" for s in TEST],
+            [f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz" for s in parts.test],
             history=f"{RUN}/training.csv",
         log:
             f"{R}/logs/nnunet/{RUN_NAME}.log",
         benchmark:
             f"{R}/benchmarks/nnunet/{RUN_NAME}.tsv"
+        wildcard_constraints:
+            fold=str(fold),
         conda:
             ENV
         threads: config["compute"]["threads"]
@@ -35,9 +40,9 @@ if config["segment"]["network"] == "nnunet":
             share=config["segment"]["synthetic_share"],
             label=S,
             modalities=MODALITIES,
-            train=lambda wildcards: TRAIN[: int(wildcards.k)],
-            validation=["--validation", *VALIDATION] if VALIDATION else "",
-            test=TEST,
+            train=donors,
+            validation=["--validation", *parts.validation] if parts.validation else "",
+            test=parts.test,
             samples=lambda wildcards, input: (
                 ["--samples", *input.sidecars] if input.sidecars else ""
             ),

@@ -33,12 +33,12 @@ rule place:
         host=images("{subject}"),
         about=about("{subject}"),
         tumour=lambda wildcards: (
-            case(wildcards.subject)[-1] if wildcards.subject in PATIENTS else []
+            case(wildcards.subject)[-1] if wildcards.subject in ANNOTATED else []
         ),
         table=config["place"]["table"] or [],
         bank=lambda wildcards: [
             f"{R}/bank/sub-{donor}_rois.{kind}"
-            for donor in TRAIN[: int(wildcards.k)]
+            for donor in donors(wildcards)
             for kind in ("npz", "json")
         ],
     output:
@@ -67,10 +67,10 @@ rule place:
         modalities=MODALITIES,
         seed=config["seed"],
         draws=DRAWS,
-        donors=lambda wildcards: TRAIN[: int(wildcards.k)],
+        donors=donors,
         patient=lambda wildcards: (
             f"--patient {config['place']['patients']}"
-            if wildcards.subject in PATIENTS
+            if wildcards.subject in ANNOTATED
             else ""
         ),
         licence=lambda wildcards: subjects.licence[wildcards.subject],

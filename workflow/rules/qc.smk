@@ -54,6 +54,7 @@ rule qc:
     output:
         page=f"{R}/qc/index.html",
         table=f"{R}/qc/metrics.tsv",
+        viewer=f"{R}/qc/viewer.html",
     log:
         f"{R}/logs/qc.log",
     benchmark:
@@ -61,7 +62,15 @@ rule qc:
     conda:
         ENV
     params:
-        code=code("qc", "templates/qc.html.j2", "templates/style.css.j2"),
+        code=code(
+            "qc",
+            "templates/qc.html.j2",
+            "templates/style.css.j2",
+            "templates/viewer.html.j2",
+            "templates/samples.js",
+            "templates/viewer.js",
+            "vendor/niivue.js",
+        ),
         label=S,
         results=lambda wildcards, input: str(Path(input.subjects).parents[1]),
         out=lambda wildcards, output: str(Path(output.page).parent),

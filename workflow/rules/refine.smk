@@ -3,12 +3,11 @@
 
 rule train_refiner:
     input:
+        encoder=config["refiner"]["encoder"] or [],
         bank=lambda wildcards: [
-            f"{R}/bank/sub-{s}_rois.json" for s in TRAIN[: int(wildcards.k)]
+            f"{R}/bank/sub-{s}_rois.json" for s in donors(wildcards)
         ],
-        real=lambda wildcards: [
-            path for s in TRAIN[: int(wildcards.k)] for path in case(s)
-        ],
+        real=lambda wildcards: [path for s in donors(wildcards) for path in case(s)],
         sidecars=lambda wildcards: sidecars(
             "coarse", wildcards.fold, wildcards.k, max(config["study"]["n"])
         ),
@@ -21,6 +20,7 @@ rule train_refiner:
         ],
     output:
         model=f"{SETS}/refiner/refiner.pt",
+        critic=f"{SETS}/refiner/critic.pt",
         history=f"{SETS}/refiner/training.csv",
     log:
         f"{R}/logs/train_refiner/fold-{{fold}}_k-{{k}}.log",
@@ -39,7 +39,7 @@ rule train_refiner:
         label=S,
         modalities=MODALITIES,
         seed=config["seed"],
-        donors=lambda wildcards: TRAIN[: int(wildcards.k)],
+        donors=donors,
         results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
         bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
         out=lambda wildcards, output: str(Path(output.model).parent),
@@ -52,14 +52,14 @@ rule train_refiner:
 
 # One rule per shard: loading torch costs more than refining a sample, and each volume is still a
 # file of its own that Snakemake knows.
-for shard in sorted({plan.shard(host, config["compute"]["shards"]) for host in HOSTS}):
-    shard_hosts = [
-        h for h in HOSTS if plan.shard(h, config["compute"]["shards"]) == shard
-    ]
+for fold, shard, shard_hosts in plan.host_shards(
+    HOST_SETS, config["compute"]["shards"]
+):
+    ending, folds = of_fold(fold)
 
     rule:
         name:
-            f"refine_{shard}"
+            f"refine_{shard}{ending}"
         input:
             model=rules.train_refiner.output.model,
             sidecars=[
@@ -90,6 +90,8 @@ for shard in sorted({plan.shard(host, config["compute"]["shards"]) for host in H
             f"{R}/logs/refine/fold-{{fold}}_k-{{k}}_shard-{shard}.log",
         benchmark:
             f"{R}/benchmarks/refine/fold-{{fold}}_k-{{k}}_shard-{shard}.tsv"
+        wildcard_constraints:
+            fold=folds,
         conda:
             ENV
         threads: config["compute"]["threads"]

@@ -1,0 +1,138 @@
+"""What the quality gate judges samples by: every score of every sample of a shard.
+
+Two scores are learned, from the real training cases: how far a segmentation network sees the tumour
+that the label says, and how real the discriminator finds it. The others are measured: intensities
+and boundaries (`judge`), and the training tumour that it is most like (`likeness`). `gate` decides.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from tumorfab import bank, checkpoint, gpu, judge, likeness, metrics, refiner, roi, samples, stage
+from tumorfab.contrast import Reference, tissue_relative
+from tumorfab.gate import SCORES, write
+from tumorfab.likeness import Core, Match
+from tumorfab.networks import backbone
+from tumorfab.volume import Grid, Image, Labels, box, load_grid, load_on
+
+MARGIN = 12  # voxels around the tumour: what the networks see of its surroundings
+
+
+@dataclass(frozen=True, eq=False)
+class Critic:
+    """The networks of the refiner's training that have an opinion on tumours."""
+
+    encoder: torch.nn.Module
+    discriminator: refiner.Discriminator
+
+    @torch.no_grad()
+    def scores(self, images: NDArray[np.float32], labels: Labels) -> dict[str, float]:
+        """`agreement`: Dice of the whole tumour that the encoder sees and the labelled one;
+        `realism`: mean logit of the discriminator near the tumour. `images` (M, I, J, K)
+        tissue-relative, `labels` (I, J, K)."""
+        padded = [(0, -n % 4) for n in labels.shape]  # three levels halve twice
+        device = next(self.encoder.parameters()).device
+        x = torch.from_numpy(np.pad(images, [(0, 0), *padded]))[None].to(device)
+        y = torch.from_numpy(np.pad(labels, padded).astype(np.int64))[None].to(device)
+        seen, wanted = (self.encoder(x).argmax(1) > 0).cpu().numpy(), (y > 0).cpu().numpy()
+        verdict = self.discriminator(x)[0]
+        return {
+            "agreement": metrics.dice(seen, wanted),
+            "realism": refiner.weighted_mean(verdict, refiner.support(x, y)).item(),
+        }
+
+
+def load_critic(path: Path, modalities: list[str], device: torch.device) -> Critic:
+    """The critic of a trained refiner. Raises `InputError` when it is foreign or of other
+    modalities."""
+    content = checkpoint.load_model(path, "critic", modalities)
+    encoder = backbone(len(modalities), refiner.CLASSES, content["channels"])
+    discriminator = refiner.Discriminator(len(modalities), content["channels"])
+    encoder.load_state_dict(content["encoder"])
+    discriminator.load_state_dict(content["discriminator"])
+    # Spectral norm estimates anew at every step of a training, and must not while it judges.
+    return Critic(encoder.to(device).eval(), discriminator.to(device).eval())
+
+
+def most_alike(
+    images: dict[str, Image],
+    labels: Labels,
+    references: dict[str, Reference],
+    known: dict[str, Core],
+    grid: Grid,
+) -> Match | None:
+    """The match of the tumour in a sample that is most like a known one."""
+    found = roi.extract("", images, labels, references, dict.fromkeys(images, 1.0), grid)
+    left_right = int(np.abs(grid.affine[0, :3]).argmax())
+    matches = [
+        likeness.nearest(likeness.core(tumour, list(images)), known, left_right)
+        for tumour, _ in found
+    ]
+    there = [match for match in matches if match]
+    return max(there, key=lambda match: match.dice * max(match.correlation, 0), default=None)
+
+
+def appraised(
+    sidecar: Path,
+    record: dict[str, Any],
+    modalities: list[str],
+    critic: Critic,
+    known: dict[str, Core],
+) -> dict[str, Any]:
+    """Every score of one sample by its column; of one without a tumour its name alone."""
+    row: dict[str, Any] = {"sample": sidecar.stem}
+    grid = load_grid(samples.dseg(sidecar))
+    labels = load_on(samples.dseg(sidecar), grid, labels=True)
+    if not labels.any():
+        return row
+    where = box(labels > 0, MARGIN)
+    labels = np.ascontiguousarray(labels[where])
+    images = {m: load_on(samples.image(sidecar, m), grid)[where] for m in modalities}
+    pairs = {m: record["reference"][m] for m in modalities}
+    relative = tissue_relative(list(images.values()), list(pairs.values()))
+    row |= critic.scores(np.stack(relative), labels)
+    references = {m: Reference(*pair) for m, pair in pairs.items()}
+    match = most_alike(images, labels, references, known, grid)
+    if match:
+        row |= {"nearest": match.name, "dice": match.dice, "correlation": match.correlation}
+    return row | judge.measures(relative, modalities, labels, grid.spacing)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line of the stage: one shard of samples in one process."""
+    parser = argparse.ArgumentParser(prog="tumorfab appraise", description=__doc__.splitlines()[0])
+    parser.add_argument("--critic", type=Path, required=True, help="critic.pt")
+    parser.add_argument("--bank", type=Path, required=True, help="folder of the ROI bank")
+    parser.add_argument("--donor", nargs="+", required=True, help="training cases")
+    parser.add_argument(
+        "--samples", type=Path, nargs="+", required=True, help="sidecars (.json) of the samples"
+    )
+    parser.add_argument("--modality", nargs="+", required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True, help="TSV to write")
+    args = parser.parse_args(argv)
+    rois = bank.load(args.bank, args.donor)
+    known = {name: likeness.core(rois.roi(name), args.modality) for name in rois.about}
+    rows = []
+    with gpu.device(args.threads) as device:
+        critic = load_critic(args.critic, args.modality, device)
+        for sidecar in stage.progress(args.samples, "appraising samples"):
+            record = samples.read(sidecar, args.donor)
+            # A patient who keeps the tumour has it by right.
+            own = record["host"] if record["host_tumour"] == "kept" else None
+            others = {n: core for n, core in known.items() if rois.about[n]["donor"] != own}
+            rows.append(appraised(sidecar, record, args.modality, critic, others))
+    table = pd.DataFrame(rows)
+    measured = sorted(set(map(str, table)) - {"sample", *SCORES})
+    write(args.out, table.reindex(columns=["sample", *SCORES, *measured]))
+
+
+if __name__ == "__main__":
+    stage.run(main)
