@@ -108,7 +108,7 @@ class Commands:
         if device != "cpu":
             self.env["CUDA_VISIBLE_DEVICES"], self.device = device, "cuda"
 
-    def run(self, command: str, *arguments: str | Path) -> None:
+    def run(self, command: str, *arguments: str | int | Path) -> None:
         """Run one command; its output is this job's. Raises `InputError` when it is not installed
         or fails."""
         binary = shutil.which(f"nnUNetv2_{command}", path=_path())
@@ -160,7 +160,8 @@ def prepare(
     for name, chosen in ((REAL, cases["train"]), (ENRICHED, everything)):
         folder = work / "raw" / name
         stage.write_json(folder / "dataset.json", description(chosen, modalities, folder))
-    listed = split(*(list(cases[role]) for role in ("train", "synthetic", "validation")), share)
+    train, synthetic, validation = (list(cases[r]) for r in ("train", "synthetic", "validation"))
+    listed = split(train, synthetic, validation, share)
     stage.write_json(work / "preprocessed" / ENRICHED / "splits_final.json", listed)
 
 
