@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 import toy
 
 from tumorfab import checkpoint, refine, stage, train_refiner
+from tumorfab.samples import checksum
 from tumorfab.stage import InputError, read_json
 from tumorfab.volume import load
 
@@ -147,6 +149,8 @@ def test_refined_samples_keep_label_and_host(results, trained):
         record = read_json(f"{refined}.json")
         assert record["donors"] == read_json(sidecar)["donors"]
         assert record["coarse"].endswith(os.path.basename(stem))
+        files = [f"{refined}_{name}.nii.gz" for name in (*toy.MODALITIES, "dseg")]
+        assert record["volumes_sha256"] == {os.path.basename(f): checksum(Path(f)) for f in files}
 
 
 def test_a_tumour_free_sample_is_left_alone(results, trained):
