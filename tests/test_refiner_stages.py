@@ -13,6 +13,7 @@ import torch
 import toy
 
 from tumorfab import checkpoint, judge, players, refine, samples, stage, train_refiner
+from tumorfab.files import sha256
 from tumorfab.stage import InputError, read_json
 from tumorfab.volume import load
 
@@ -232,6 +233,8 @@ def test_refined_samples_keep_label_and_host(results, trained):
         record = read_json(f"{refined}.json")
         assert record["donors"] == read_json(sidecar)["donors"]
         assert record["coarse"].endswith(os.path.basename(stem))
+        files = [f"{refined}_{name}.nii.gz" for name in (*toy.MODALITIES, "dseg")]
+        assert record["volumes_sha256"] == {os.path.basename(f): sha256(Path(f)) for f in files}
 
 
 def test_a_tumour_free_sample_is_left_alone(results, trained):
