@@ -33,6 +33,7 @@ class Tab:
     def __init__(self, to: int, answers: int, width: int, height: int) -> None:
         self._to, self._answers, self._last, self._unread = to, answers, 0, b""
         self._session: str | None = None
+        self._there = ""  # the page that has been come to
         self.requests: list[str] = []
         self.errors: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -50,15 +51,21 @@ class Tab:
         session = {"sessionId": self._session} if self._session else {}
         message = {"id": self._last, "method": method, "params": params, **session}
         os.write(self._to, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = json.loads(self._read())
-            if answer.get("id") == self._last:
-                assert "error" not in answer, answer
-                return dict(answer["result"])
-            if answer.get("method") == "Network.requestWillBeSent":
-                self.requests.append(answer["params"]["request"]["url"])
-            if answer.get("method") == "Runtime.exceptionThrown":
-                self.errors.append(json.dumps(answer["params"]["exceptionDetails"]))
+        while (answer := self._next()).get("id") != self._last:
+            pass
+        assert "error" not in answer, answer
+        return dict(answer["result"])
+
+    def _next(self) -> dict[str, Any]:
+        message = json.loads(self._read())
+        match message:
+            case {"method": "Network.requestWillBeSent", "params": {"request": {"url": url}}}:
+                self.requests.append(url)
+            case {"method": "Runtime.exceptionThrown", "params": {"exceptionDetails": details}}:
+                self.errors.append(json.dumps(details))
+            case {"method": "Page.frameNavigated", "params": {"frame": {"loaderId": loader}}}:
+                self._there = loader
+        return dict(message)
 
     def _read(self) -> bytes:
         while b"\0" not in self._unread:
@@ -71,8 +78,10 @@ class Tab:
         return message
 
     def go(self, url: str) -> None:
-        """Open an address."""
-        self.call("Page.navigate", url=url)
+        """Open an address and wait until the page is that one: of two on the way one gets lost."""
+        loader = self.call("Page.navigate", url=url)["loaderId"]
+        while self._there != loader:
+            self._next()
 
     def value(self, script: str) -> Any:
         """What an expression comes to on the page."""

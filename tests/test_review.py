@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tumorfab import review
@@ -13,6 +13,7 @@ from tumorfab.stage import InputError
 LINES = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=40)
 
 
+@settings(deadline=None)  # files are flushed to disk
 @given(st.dictionaries(LINES, st.builds(Review, st.sampled_from(review.VERDICTS), LINES)))
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, reviews: dict[str, Review]

@@ -14,6 +14,7 @@ let current = null;        // the sample that is shown
 let shown = {};            // its volumes
 let reviews = new Map();   // name -> {verdict, note}
 let saving = Promise.resolve();
+let asked = 0;             // how often something was to be saved
 let unsaved = false;       // whether a verdict would be lost with the page
 const views = {};          // the two NiiVue instances
 
@@ -215,8 +216,9 @@ function decide(verdict) {
   keep(sample, verdict && {verdict, note});
   if (!files.save) return offer();
   tell("Saving ...");
+  const mine = ++asked;
   saving = saving.then(() => files.save(sample, {verdict, note})).then(
-    () => tell("Saved in qc/review.csv."),
+    () => mine === asked && tell("Saved in qc/review.csv."),
     error => {
       keep(sample, before);
       tell(`Not saved: ${error.message}`, "error");
