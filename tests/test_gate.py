@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import shapes
 import torch
 import toy
 from hypothesis import given, settings
@@ -18,10 +19,13 @@ from tumorfab import (
     checkpoint,
     config,
     gate,
+    judge,
+    likeness,
     refiner,
     samples,
     stage,
-)
+)  # fmt: skip
+from tumorfab.contrast import Reference
 from tumorfab.networks import backbone
 from tumorfab.stage import InputError
 from tumorfab.volume import load, load_labels, save
@@ -144,7 +148,7 @@ def pasted(results, case, mirrored=False):
 
 
 FAULTS = {
-    "noise": lambda x, y, m, rng: x + rng.normal(0, 1.5, x.shape) * (y > 0),
+    "noise": lambda x, y, m, rng: x + rng.normal(0, 2.0, x.shape) * (y > 0),
     "bright": lambda x, y, m, rng: x + 3.0 * ((y == 2) & (m == "T2w")),
     "dark": lambda x, y, m, rng: x - 3.0 * ((y == 2) & (m == "T2w")),
     "blurred": lambda x, y, m, rng: np.where(y > 0, ndimage.gaussian_filter(x, 3), x),
@@ -174,10 +178,10 @@ def test_ordinary_samples_are_mostly_accepted(results, verdicts):
     ("name", "reason"),
     [
         ("noise", "T1w ED too varied"),
-        ("noise", "T2w ET too varied"),
+        ("noise", "T1w ET too varied"),
         ("bright", "T2w ED too bright"),
         ("dark", "T2w ED too dark"),
-        ("blurred", "T2w TC boundary too blurred"),
+        ("blurred", "T1w TC boundary too blurred"),
         ("copy", "copy of a training tumour: A2-0"),
         ("mirrored", "copy of a training tumour: A3-0"),
     ],
@@ -339,7 +343,6 @@ def test_the_band_is_as_wide_on_both_sides(away, side, tolerance):
     mean, spread = 1.05, np.std([0, 1, 2, 1.2])
     scores = table(1, **{"T1w ED mean": mean + side * away * spread})
     row = gate.decide(scores, REAL, PARAMS | {"tolerance": tolerance}).iloc[0]
-    assert row["band"] == pytest.approx(away / allowed, abs=1e-6) or away / allowed < 0.5
     assert (row["accepted"] == "yes") == (min(away, judge.FARTHEST) < allowed)
     if row["accepted"] == "no":
         assert row["reasons"].startswith(f"T1w ED too {'bright' if side > 0 else 'dark'}: ")
