@@ -44,7 +44,7 @@ def band(real: Sequence[dict[str, float]], tolerance: float) -> dict[str, float]
     that is as large as gaps can be is never allowed.
     """
     left_out = [judge.gaps(case, [*real[:i], *real[i + 1 :]]) for i, case in enumerate(real)]
-    names = {name for case in real for name in case}
+    names = sorted({name for case in real for name in case})
     farthest = {n: max((gaps[n] for gaps in left_out if n in gaps), default=0.0) for n in names}
     typical = float(np.median(list(farthest.values())))
     return {
