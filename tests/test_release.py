@@ -442,6 +442,17 @@ def test_scores_of_the_gate_are_in_the_manifest_and_the_last_verdict_holds(copy:
     assert json.loads(found[0]["review"]) == {"verdict": "accept", "note": "ok"}
 
 
+def test_a_path_tells_the_sets_of_samples_apart(copy: Path) -> None:
+    name = "sub-H1/anat/sub-H1_space-analysis_desc-tf000"
+    rows = [
+        {"sample": f"{SET}/{name}", "verdict": "reject", "note": "blurred"},
+        {"sample": f"fold-7_k-9/{name.replace('tf000', 'tf001')}", "verdict": "reject"},
+    ]
+    write_table(copy / "review.csv", rows)
+    folder = make(copy, "--review", str(copy / "review.csv"))
+    assert pd.read_csv(folder / "excluded.csv")["reason"].tolist() == ["blurred"]
+
+
 @pytest.mark.parametrize(
     ("sample", "verdict", "problem"),
     [
