@@ -318,7 +318,7 @@ def accepted(scores, **params):
 @pytest.mark.parametrize("name", ["agreement", "realism"])
 def test_a_hard_sample_is_kept_unless_it_is_among_the_lowest_few(name):
     scores = table()
-    scores.loc[:2, name] = [-3, -2, -1]
+    scores.loc[:2, name] = [-30, -20, -10]
     kept = accepted(scores, lowest=0.05)
     assert kept[2]
     assert not kept[:2].any()
