@@ -14,8 +14,10 @@ include: "workflow/rules/qc.smk"
 include: "workflow/rules/place.smk"
 include: "workflow/rules/refine.smk"
 include: "workflow/rules/gate.smk"
-include: "workflow/rules/segment.smk"
+include: "workflow/rules/baselines.smk"
+include: f"workflow/rules/{SEGMENTATION}.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/release.smk"
 
 
 rule all:

@@ -13,14 +13,15 @@ from tumorfab import cli, plan
 
 ROOT = Path(__file__).parent.parent
 LIGHT = [
-    "fetch", "demo", "ingest", "preprocess", "template", "standardise", "mosaic", "qc", "resample",
-    "bank", "place", "gate", "score", "report",
+    "fetch", "demo", "ingest", "preprocess", "template", "standardise", "mosaic", "qc", "view",
+    "resample", "bank", "place", "gate", "score", "report", "baselines.copypaste",
+    "baselines.carvemix", "release", "verify", "reproduce",
 ]  # fmt: skip
 
 
 def stages_of_rules() -> set[str]:
     rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
-    return set(re.findall(r"python -m tumorfab\.(\w+)", rules))
+    return set(re.findall(r"python -m tumorfab\.([\w.]+)", rules))
 
 
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -29,10 +30,11 @@ def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 def test_every_stage_of_the_workflow_has_its_command() -> None:
-    by_hand = {"fetch", "resample"}  # fetch also runs while the workflow is planned
+    # fetch also runs while the workflow is planned
+    by_hand = {"fetch", "resample", "reproduce", "verify", "view"}
     assert set(cli.STAGES) == stages_of_rules() | by_hand
     for stage in cli.STAGES:
-        assert (plan.PACKAGE / f"{stage}.py").exists()
+        assert (plan.PACKAGE / f"{stage.replace('.', '/')}.py").exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
@@ -40,7 +42,7 @@ def test_help_lists_the_stages(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     called(monkeypatch, *arguments)
-    listed = re.findall(r"^  (\w+) +\S", capsys.readouterr().out, re.MULTILINE)
+    listed = re.findall(r"^  ([\w.]+) +\S", capsys.readouterr().out, re.MULTILINE)
     assert listed == list(cli.STAGES)
 
 

@@ -118,7 +118,7 @@ def test_an_unknown_key_is_named_with_the_known_ones() -> None:
 
 
 def test_an_unknown_nested_key_is_named_in_full() -> None:
-    assert "unknown key split.trian (known: file, train, validation)" in refused(
+    assert "unknown key split.trian (known: file, folds, train, validation)" in refused(
         {"split": {"trian": 3}}
     )
 
@@ -197,6 +197,10 @@ def test_a_real_study_is_accepted() -> None:
         ({"modalities": ["T1w", "FLAIR"]}, "modalities FLAIR: the demo has T1w and T2w only"),
         ({"study": {"k": [2, 9]}}, "study.k asks for 9 training cases, but split.train is 4"),
         ({"healthy": {"brain_weights": "w"}}, "brain_weights: brain registration uses none"),
+        (
+            {"segment": {"network": "nnunet", "schedule": "pretrain"}},
+            "segment.schedule is pretrain, but nnU-Net trains on all cases at once",
+        ),
         ({"place": {"scale": [1.2, 0.8]}}, "place.scale is [1.2, 0.8]: the first must not exceed"),
         ({"preprocess": {"brain_volume_ml": [9, 1]}}, "preprocess.brain_volume_ml is [9, 1]"),
         ({"place": {"count": [3, 1]}}, "place.count is [3, 1]: the first must not exceed"),

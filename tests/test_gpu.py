@@ -17,6 +17,21 @@ def test_visible_honours_the_environment(monkeypatch):
     assert gpu.visible(0) == []
 
 
+def test_jobs_of_slurm_do_not_wait_for_each_others_cards(tmp_path, monkeypatch):
+    """Where the cluster confines devices, every job on a node finds its own card under number 0."""
+    taken = []
+    for job in ("71", "72"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        taken.append(gpu.lease(["0"], tmp_path / gpu.locks()))
+    assert [position for position, _ in taken] == [0, 0]
+    with pytest.raises(Timeout):  # within one job a card is still leased once
+        gpu.FileLock(tmp_path / gpu.locks() / "gpu-0.lock").acquire(timeout=0)
+    monkeypatch.delenv("SLURM_JOB_ID")
+    shared = gpu.locks()
+    monkeypatch.setenv("SLURM_JOB_ID", "71")
+    assert gpu.locks() != shared
+
+
 def hold(folder, ready):
     position, _lock = gpu.lease(["4", "5"], folder)
     ready.send(position)

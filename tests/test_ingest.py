@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tumorfab import ingest, sources
+from tumorfab import ingest, sources, split
 from tumorfab.stage import InputError
 
 SHAPE = (12, 14, 10)
@@ -54,7 +54,7 @@ class Study:
             "annotated": self.section("brats", self.annotated)
             | {"space": "shared", "brain": "none"},
             "ingest": {"on_error": "stop"},
-            "split": {"train": 2, "validation": 1, "file": ""},
+            "split": {"train": 2, "validation": 1, "folds": 1, "file": ""},
         }
         for number in range(3):
             nifti(self.t1(f"H{number}"), head(number))
@@ -495,7 +495,7 @@ def test_all_problems_of_both_cohorts_are_listed_together(study: Study) -> None:
 
 def test_skip_leaves_subjects_out_and_lists_why(study: Study) -> None:
     study.params["ingest"]["on_error"] = "skip"
-    study.params["split"] = {"train": 2, "validation": 0, "file": ""}
+    study.params["split"] = {"train": 2, "validation": 0, "folds": 1, "file": ""}
     study.t1("H1").write_bytes(b"")
     nifti(study.t1n("TF-2"), spoilt((0, 0, 0), np.nan))
     nifti(study.seg("TF-2"), tumour(9))
@@ -511,7 +511,7 @@ def test_skip_leaves_subjects_out_and_lists_why(study: Study) -> None:
 
 
 def test_skip_draws_the_split_from_what_is_left(study: Study) -> None:
-    study.params["split"] = {"train": 2, "validation": 0, "file": ""}
+    study.params["split"] = {"train": 2, "validation": 0, "folds": 1, "file": ""}
     order = list(roles(study.run()[0]))
     shutil.rmtree(study.root / "out")
     first = order[0].replace("TF", "TF-")
@@ -522,7 +522,7 @@ def test_skip_draws_the_split_from_what_is_left(study: Study) -> None:
 
 
 def test_skip_leaves_an_empty_training_case_out_and_draws_again(study: Study) -> None:
-    study.params["split"] = {"train": 2, "validation": 0, "file": ""}
+    study.params["split"] = {"train": 2, "validation": 0, "folds": 1, "file": ""}
     order = list(roles(study.run()[0]))
     nifti(study.seg(order[1].replace("TF", "TF-")), tumour())
     study.params["ingest"]["on_error"] = "skip"
@@ -552,7 +552,7 @@ def test_skip_fails_when_too_few_cases_are_left(study: Study) -> None:
 
 
 def test_the_order_of_a_split_is_pinned() -> None:
-    assert ingest.draw_order(1, ["A", "B", "C", "D", "E"]) == list("CEDAB")
+    assert split.draw_order(1, ["A", "B", "C", "D", "E"]) == list("CEDAB")
 
 
 IDS = st.sets(st.text("abcdefXYZ0123456789", min_size=1, max_size=8), min_size=4, max_size=30)
@@ -562,34 +562,34 @@ IDS = st.sets(st.text("abcdefXYZ0123456789", min_size=1, max_size=8), min_size=4
 def test_a_split_depends_on_seed_and_ids_alone(ids: set[str], seed: int, random: Any) -> None:
     shuffled = sorted(ids)
     random.shuffle(shuffled)
-    first = ingest.draw_split(seed, sorted(ids), 2, 1)
-    assert list(first.items()) == list(ingest.draw_split(seed, shuffled, 2, 1).items())
+    first = split.draw_split(seed, sorted(ids), 2, 1)
+    assert list(first.items()) == list(split.draw_split(seed, shuffled, 2, 1).items())
     assert list(first.values()) == ["train"] * 2 + ["validation"] + ["test"] * (len(ids) - 3)
 
 
 @given(IDS, st.integers(0, 2**32))
 def test_a_case_that_comes_moves_no_other_past_another(ids: set[str], seed: int) -> None:
-    with_new = ingest.draw_order(seed, ids | {"new"})
-    assert [subject for subject in with_new if subject != "new"] == ingest.draw_order(seed, ids)
+    with_new = split.draw_order(seed, ids | {"new"})
+    assert [subject for subject in with_new if subject != "new"] == split.draw_order(seed, ids)
 
 
 def test_seeds_draw_different_splits() -> None:
     ids = [f"case{number}" for number in range(20)]
-    orders = {tuple(ingest.draw_order(seed, ids)) for seed in range(20)}
+    orders = {tuple(split.draw_order(seed, ids)) for seed in range(20)}
     assert len(orders) == 20
     firsts = {order[0] for order in orders}
     assert len(firsts) > 5, "no case should be favoured"
 
 
 def test_the_smaller_training_set_is_the_head_of_the_larger(study: Study) -> None:
-    study.params["split"] = {"train": 2, "validation": 1, "file": ""}
+    study.params["split"] = {"train": 2, "validation": 1, "folds": 1, "file": ""}
     first = list(roles(study.run()[0]))
-    study.params["split"] = {"train": 3, "validation": 0, "file": ""}
+    study.params["split"] = {"train": 3, "validation": 0, "folds": 1, "file": ""}
     assert list(roles(study.run()[0])) == first
 
 
 def test_a_split_without_test_case_is_refused(study: Study) -> None:
-    study.params["split"] = {"train": 3, "validation": 1, "file": ""}
+    study.params["split"] = {"train": 3, "validation": 1, "folds": 1, "file": ""}
     assert "leave none to test on" in study.problem()
 
 
@@ -612,7 +612,7 @@ def test_a_split_file_replaces_the_draw(study: Study) -> None:
     drawn = roles(study.run()[0])
     assert drawn == {"TF0": "test", "TF1": "train", "TF2": "train", "TF3": "validation"}
     assert list(drawn.values()) == ["train", "train", "validation", "test"]
-    assert list(drawn)[:2] == ingest.draw_order(1, ["TF1", "TF2"])
+    assert list(drawn)[:2] == split.draw_order(1, ["TF1", "TF2"])
 
 
 BAD_SPLITS = {
@@ -712,7 +712,7 @@ def test_real_scans_go_through(real_data: Path, tmp_path: Path) -> None:
     study = Study(tmp_path)
     study.params["healthy"]["path"] = str(real_data / "healthy_ixi_t1_2mm")
     study.params["annotated"]["path"] = str(real_data / "tumour_brats2021")
-    study.params["split"] = {"train": 4, "validation": 1, "file": ""}
+    study.params["split"] = {"train": 4, "validation": 1, "folds": 1, "file": ""}
     rows, skipped = study.run()
     assert skipped == []
     assert Counter(row["role"] for row in rows) == {

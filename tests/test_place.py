@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -398,6 +399,16 @@ def test_the_sidecar_says_where_everything_comes_from(cohort, tmp_path):
     assert record["refused"] == []
     assert record["largest_displacement_mm"] > 0
     assert set(record["inputs_sha256"]) >= {"sub-A1_rois.npz", "sub-A2_rois.npz"}
+
+
+def test_the_sidecar_holds_the_checksums_of_its_volumes(cohort, tmp_path):
+    """Who depends on the sidecar depends on them: another byte is another sidecar."""
+    folder, _, _ = cohort
+    toy.make_samples(folder, tmp_path, draws=1)
+    kept = read_json(sidecar(tmp_path, 0))["volumes_sha256"]
+    volumes = sorted(tmp_path.glob("*.nii.gz"))
+    assert len(volumes) == len(toy.MODALITIES) + 1
+    assert kept == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in volumes}
 
 
 def test_files_away_from_the_tumour_hold_the_hosts_voxels(cohort, tmp_path):

@@ -16,6 +16,7 @@ from toy import GRID, LABEL, MODALITIES, distance, write_subject
 
 from tumorfab import mosaic, qc, stage, volume
 from tumorfab.stage import InputError
+from tumorfab.view import page as viewer_page
 from tumorfab.views import LABEL_NAMES, PLANES, View
 
 CENTRE = (np.array(GRID.shape) - 1) / 2
@@ -122,8 +123,8 @@ def test_the_contour_lies_on_the_edge_of_the_mask(spacing: tuple[float, float, f
 def test_native_slices_are_cropped_to_the_brain_and_a_margin() -> None:
     """Whatever of a face lies farther from the brain is not in the picture."""
     for plane in PLANES:
-        for view in mosaic.slices(BRAIN, GRID.affine, plane):
-            assert max(view.size_mm) <= 128 + 2 * (mosaic.MARGIN_MM + 4)
+        for shown in mosaic.slices(BRAIN, GRID.affine, plane):
+            assert max(shown.size_mm) <= 128 + 2 * (mosaic.MARGIN_MM + 4)
 
 
 def test_one_slice_of_each_plane_goes_through_the_middle_of_a_tumour() -> None:
@@ -300,10 +301,21 @@ def test_the_page_stands_alone(cohort: Cohort) -> None:
     page = Page(html)
     assert not re.search(r"https?:|//[a-z]", re.sub(r"base64,[^\"]*", "", html))
     for reference in page.references:
-        assert reference.startswith(("#sub-", "#table", "data:")) or reference == "metrics.tsv"
+        assert reference.startswith(("#sub-", "#table", "data:", "viewer.html")) or (
+            reference == "metrics.tsv"
+        )
     (picture,) = [i["src"] for i in page.images if i["alt"] == "Preprocessing of H8"]
     assert base64.b64decode((picture or "").split("base64,")[1]) == b"picture of H8"
     assert str(cohort.results) not in html
+
+
+def test_the_viewer_lies_beside_the_page_and_opens_at_the_samples_of_a_host(
+    cohort: Cohort,
+) -> None:
+    references = Page(cohort.make()).references
+    assert (cohort.results / "qc" / "viewer.html").read_text(encoding="utf-8") == viewer_page()
+    assert "viewer.html#H8" in references
+    assert "viewer.html#A1" not in references  # no host: it has no samples
 
 
 def test_above_fifty_subjects_the_pictures_are_linked(cohort: Cohort) -> None:

@@ -5,19 +5,21 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import toy
 
-from tumorfab import checkpoint, refine, stage, train_refiner
+from tumorfab import checkpoint, judge, players, refine, samples, stage, train_refiner
+from tumorfab.files import sha256
 from tumorfab.stage import InputError, read_json
 from tumorfab.volume import load
 
 PARAMS = {"steps": 30, "encoder_steps": 30, "batch": 2, "patch": 16, "channels": 4,
           "learning_rate": 3e-3, "adversarial": 0.1, "classes": 0.1, "perceptual": 0.5,
-          "content": 1.0}  # fmt: skip
+          "content": 1.0, "validate_every": 10, "patience": 100, "encoder": ""}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def trained(results):
 
 def test_training_learns_and_writes_its_history(trained):
     rows = (trained / "training.csv").read_text().splitlines()
-    assert rows[0] == "step,encoder,discriminator,adversarial,classes,perceptual,content"
+    assert rows[0] == "step,encoder,discriminator,adversarial,classes,perceptual,content,distance"
     assert len(rows) == 1 + 60
     encoder = [float(row.split(",")[1]) for row in rows[1:31]]
     assert np.mean(encoder[-5:]) < np.mean(encoder[:5])
@@ -82,6 +84,90 @@ def test_killed_training_ends_as_an_uninterrupted_one(results, trained, tmp_path
     one, two = weights(trained / "refiner.pt"), weights(tmp_path / "refiner.pt")
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert (trained / "training.csv").read_bytes() == (tmp_path / "training.csv").read_bytes()
+
+
+def column(folder, name):
+    """Values of one column of the history, those that are there."""
+    header, *rows = (folder / "training.csv").read_text().splitlines()
+    values = [row.split(",")[header.split(",").index(name)] for row in rows]
+    return [float(v) for v in values if v]
+
+
+def test_the_refiner_is_the_one_that_came_nearest_to_real_tumours(results, trained, tmp_path):
+    distances = column(trained, "distance")
+    assert len(distances) == 3
+    # On the same run with less patience the training ends, and the same weights are kept.
+    train(results, tmp_path, learning_rate=0.3, patience=1, steps=200)
+    worse = column(tmp_path, "distance")
+    assert len(worse) < 20
+    assert worse[-1] >= min(worse)
+    start = weights(tmp_path / "refiner.pt")["network.conv_final.2.conv.weight"]
+    before = coarse_distance(results)
+    assert (min(worse) < before) == bool(start.any())
+
+
+def coarse_distance(results):
+    """Distance of the held-out coarse sample (the last one) from the real cases, unrefined."""
+    parts = []
+    for images, dseg, references in (
+        *((case_images(results, d), case_dseg(results, d), read_json(
+            results / f"bank/sub-{d}_rois.json")["reference"]) for d in ("A1", "A2")),
+        sample_parts(sidecars(results)[-1]),
+    ):  # fmt: skip
+        case = train_refiner.load_case(images, dseg, references, 16)
+        goal = train_refiner.Goal([], [], toy.MODALITIES, toy.GRID.spacing)
+        parts.append(goal.measured(train_refiner.near(case), None))
+    return judge.distance(parts[-1:], parts[:-1])
+
+
+def case_images(results, donor):
+    stem = results / f"sub-{donor}/anat/sub-{donor}_space-{toy.LABEL}_desc-preproc"
+    return {m: Path(f"{stem}_{m}.nii.gz") for m in toy.MODALITIES}
+
+
+def case_dseg(results, donor):
+    return results / f"sub-{donor}/anat/sub-{donor}_space-{toy.LABEL}_dseg.nii.gz"
+
+
+def sample_parts(sidecar):
+    sidecar = Path(sidecar)
+    images = {m: samples.image(sidecar, m) for m in toy.MODALITIES}
+    return images, samples.dseg(sidecar), read_json(sidecar)["reference"]
+
+
+def test_an_encoder_of_an_earlier_training_guides(results, trained, tmp_path):
+    train(results, tmp_path, encoder=str(trained / "critic.pt"), steps=10)
+    one, two = (torch.load(f / "critic.pt", weights_only=True) for f in (trained, tmp_path))
+    assert all(torch.equal(one["encoder"][n], two["encoder"][n]) for n in one["encoder"])
+    assert not column(tmp_path, "encoder")
+    assert len(column(tmp_path, "perceptual")) == 10
+    with pytest.raises(InputError, match=r"critic.pt: has 4 channels; set refiner.channels to it"):
+        train(results, tmp_path / "wide", encoder=str(trained / "critic.pt"), channels=8)
+    with pytest.raises(InputError, match=r"refiner.pt: is not a critic"):
+        train(results, tmp_path / "kind", encoder=str(trained / "refiner.pt"))
+    assert not (tmp_path / "wide/refiner.pt").exists()
+
+
+def test_without_gpu_memory_batches_become_smaller(results, tmp_path, monkeypatch, capsys):
+    compete, sizes = players.Players.compete, []
+
+    def small(self, x, *others):
+        sizes.append(len(x))
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return compete(self, x, *others)
+
+    monkeypatch.setattr(players.Players, "compete", small)
+    train(results, tmp_path, batch=4, steps=3, encoder_steps=1)
+    assert sizes == [4, 2, 1, 1, 1]  # and what fitted once is kept
+    assert "out of GPU memory: going on with batches of 1" in capsys.readouterr().err
+
+    def none(self, *batch):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(players.Players, "compete", none)
+    with pytest.raises(InputError, match=r"refiner.patch: one patch does not fit the GPU; lower"):
+        train(results, tmp_path / "none", steps=3, encoder_steps=1)
 
 
 def checkpoint_step(path):
@@ -147,6 +233,8 @@ def test_refined_samples_keep_label_and_host(results, trained):
         record = read_json(f"{refined}.json")
         assert record["donors"] == read_json(sidecar)["donors"]
         assert record["coarse"].endswith(os.path.basename(stem))
+        files = [f"{refined}_{name}.nii.gz" for name in (*toy.MODALITIES, "dseg")]
+        assert record["volumes_sha256"] == {os.path.basename(f): sha256(Path(f)) for f in files}
 
 
 def test_a_tumour_free_sample_is_left_alone(results, trained):

@@ -13,11 +13,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from tumorfab import figures, report, stage, stats, views
+from tumorfab import charts, figures, outcomes, report, score, stage, stats, tables, usage, views
 from tumorfab.config import validated
 from tumorfab.stage import InputError
 from tumorfab.volume import save
@@ -29,7 +27,9 @@ AFFINE = np.diag([-2.0, -2.0, 2.0, 1.0])
 WT = {"real": {"A1": (0.2, 0.4), "B2": (0.0, 0.0)}, "tf": {"A1": (0.5, 0.7), "B2": (0.2, 0.2)}}
 
 
-def score_rows(arm: str, k: int, n: int, seed: int, dice: dict[str, float]) -> pd.DataFrame:
+def score_rows(
+    arm: str, k: int, n: int, seed: int, dice: dict[str, float], fold: int = 0
+) -> pd.DataFrame:
     rows = []
     for case, value in dice.items():
         for region, found, volume in (
@@ -37,8 +37,9 @@ def score_rows(arm: str, k: int, n: int, seed: int, dice: dict[str, float]) -> p
             ("WT", value, 12.5),
             ("TC", value / 2, 3.0),
         ):
-            rows.append([arm, k, n, 0, seed, case, region, found, volume, 1.0])
-    return pd.DataFrame(rows, columns=report.COLUMNS)
+            scores = [found, 40 * (1 - found), found, found, found if volume else np.nan, 2, 1, 1]
+            rows.append([arm, k, n, fold, seed, case, region, *scores, volume, 1.0])
+    return pd.DataFrame(rows, columns=score.COLUMNS)
 
 
 def save_image(path: Path, seed: int) -> np.ndarray:
@@ -60,6 +61,7 @@ class Study:
     def __init__(self, root: Path, **config: Any) -> None:
         self.results = root / "results"
         study = {"arms": ["real", "tf"], "k": [2], "n": [3], "seeds": [0, 1]}
+        self.extra: list[str] = []
         self.config = validated({"results": str(self.results), "study": study, **config})
         self.runs: list[Path] = []
         self.samples: list[Path] = []
@@ -123,6 +125,7 @@ class Study:
         arguments += ["--config", json.dumps(self.config)]
         arguments += ["--samples", *self.samples] if self.samples else []
         arguments += ["--refiners", *self.refiners] if self.refiners else []
+        arguments += self.extra
         return [str(argument) for argument in arguments]
 
     def make(self) -> str:
@@ -133,7 +136,7 @@ class Study:
         return (self.out / name).read_text(encoding="utf-8")
 
     def summary(self) -> dict[tuple[int, str, str], dict[str, Any]]:
-        scores = report.read_scores([run / "scores.csv" for run in self.runs], ["real", "tf"])
+        scores = outcomes.read_scores([run / "scores.csv" for run in self.runs], ["real", "tf"])
         rows = stats.summarise(scores, self.config["seed"])
         return {(row["k"], row["region"], row["arm"]): row for row in rows}
 
@@ -200,19 +203,25 @@ def table_rows(html: str, caption: str = "dice") -> list[list[str]]:
     return rows
 
 
+NONE = ["-"] * 5
 EXPECTED = {
-    # real A1 0.3, B2 0; tf A1 0.6, B2 0.2: sd 0.3 / sqrt 2, 0.4 / sqrt 2; differences 0.3 and 0.2.
-    # Of two values the bootstrap mean is the lower, the middle or the upper (1/4, 1/2, 1/4).
-    ("WT", "real"): ["-", "0.150 ± 0.212", "1 of 2", "2", "2", "-"],
-    ("WT", "tf"): ["3", "0.400 ± 0.283", "0 of 2", "2", "2", "+0.250 [+0.200, +0.300]"],
-    ("TC", "real"): ["-", "0.075 ± 0.106", "1 of 2", "2", "2", "-"],
-    ("TC", "tf"): ["3", "0.200 ± 0.141", "0 of 2", "2", "2", "+0.125 [+0.100, +0.150]"],
-    ("ET", "real"): ["-", "1.000 ± 0.000", "0 of 2", "2", "2", "-"],
-    ("ET", "tf"): ["3", "1.000 ± 0.000", "0 of 2", "2", "2", "+0.000 [+0.000, +0.000]"],
+    # real A1 0.3, B2 0; tf A1 0.6, B2 0.2; differences 0.3 and 0.2, mean / sd 3.54. Of two values
+    # the bootstrap mean is the lower, the middle or the upper (1/4, 1/2, 1/4); the signed ranks of
+    # two positive differences are one of four patterns. Seeds: real 0.1 and 0.2, sd 0.071.
+    ("WT", "real"): ["-", "0.150 [0.000, 0.300]", "1 of 2", "± 0.071", *NONE],
+    ("WT", "tf"): ["3", "0.400 [0.200, 0.600]", "0 of 2", "± 0.071", "+0.250 [+0.200, +0.300]",
+                   "0.500", "0.500", "+3.54", "101"],
+    ("TC", "real"): ["-", "0.075 [0.000, 0.150]", "1 of 2", "± 0.035", *NONE],
+    ("TC", "tf"): ["3", "0.200 [0.100, 0.300]", "0 of 2", "± 0.035", "+0.125 [+0.100, +0.150]",
+                   "0.500", "0.500", "+3.54", "27"],
+    ("ET", "real"): ["-", "1.000 [1.000, 1.000]", "0 of 2", "± 0.000", *NONE],
+    ("ET", "tf"): ["3", "1.000 [1.000, 1.000]", "0 of 2", "± 0.000", "+0.000 [+0.000, +0.000]",
+                   "1.000", "1.000", "-", "-"],
     # real (0.3 + 0.15 + 1) / 3 and 1 / 3; tf (0.6 + 0.3 + 1) / 3 and (0.2 + 0.1 + 1) / 3
-    ("mean", "real"): ["-", "0.408 ± 0.106", "0 of 2", "2", "2", "-"],
-    ("mean", "tf"): ["3", "0.533 ± 0.141", "0 of 2", "2", "2", "+0.125 [+0.100, +0.150]"],
-}
+    ("mean", "real"): ["-", "0.408 [0.333, 0.483]", "0 of 2", "± 0.035", *NONE],
+    ("mean", "tf"): ["3", "0.533 [0.433, 0.633]", "0 of 2", "± 0.035", "+0.125 [+0.100, +0.150]",
+                     "0.500", "0.500", "+3.54", "27"],
+}  # fmt: skip
 
 
 def test_the_tables_hold_the_numbers_computed_by_hand(made: Study) -> None:
@@ -227,7 +236,7 @@ def test_the_tables_hold_the_numbers_computed_by_hand(made: Study) -> None:
 
 def test_dice_csv_holds_every_row_in_order(made: Study) -> None:
     table = pd.read_csv(made.out / "dice.csv")
-    assert table.columns.tolist() == report.COLUMNS
+    assert table.columns.tolist() == score.COLUMNS
     keys = table[["arm", "seed", "case", "region"]].values.tolist()
     assert keys == [
         [arm, seed, case, region]
@@ -245,8 +254,8 @@ def test_the_config_orders_the_arms_whatever_the_order_of_the_files(
     study: Study, arms: list[str]
 ) -> None:
     paths = [run / "scores.csv" for run in study.runs]
-    scores = report.read_scores(paths, arms)
-    pd.testing.assert_frame_equal(report.read_scores(paths[::-1], arms), scores)
+    scores = outcomes.read_scores(paths, arms)
+    pd.testing.assert_frame_equal(outcomes.read_scores(paths[::-1], arms), scores)
     assert scores["arm"].drop_duplicates().tolist() == arms
     assert [row["arm"] for row in stats.summarise(scores, 1)][:2] == arms
 
@@ -267,10 +276,11 @@ def test_without_real_there_is_no_difference_and_one_case_has_no_sd(study: Study
     study.runs = []
     study.add_run("tf", 2, 3, 0, {"A1": 0.5})
     rows = table_rows(study.make())
-    assert rows[0] == ["WT", "tf", "3", "0.500 (one case)", "0 of 1", "1", "1", MINUS]
+    alone = "0.500 (one case: no interval)"
+    assert rows[0] == ["WT", "tf", "3", alone, "0 of 1", *[MINUS] * 6]
     study.add_run("real", 2, 0, 0, {"A1": 0.25})
-    cells = report.cells(study.summary()[2, "WT", "tf"])
-    assert cells[-1] == "+0.250 (one case: no interval)"
+    cells = tables.cells(study.summary()[2, "WT", "tf"])
+    assert cells[4:] == ["+0.250 (one case: no interval)", "-", "-", "-", "-"]
 
 
 def test_a_zero_counts_only_when_every_seed_has_it() -> None:
@@ -280,25 +290,6 @@ def test_a_zero_counts_only_when_every_seed_has_it() -> None:
     rows = {row["region"]: row for row in stats.summarise(scores, 1)}
     assert rows["WT"]["zeros"] == 1
     assert rows["WT"]["seeds"] == 2
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=12), st.floats(-1, 1))
-def test_the_interval_lies_in_the_range_and_moves_with_the_values(
-    values: list[float], shift: float
-) -> None:
-    array = np.array(values)
-    low, high = stats.bootstrap(array, np.random.default_rng(0))
-    assert array.min() - 1e-9 <= low <= high <= array.max() + 1e-9
-    moved = stats.bootstrap(array + shift, np.random.default_rng(0))
-    assert moved == pytest.approx((low + shift, high + shift), abs=1e-9)
-
-
-def test_the_interval_has_the_width_of_the_normal_one_for_many_cases() -> None:
-    values = np.random.default_rng(1).normal(0.1, 0.2, 400)
-    low, high = stats.bootstrap(values, np.random.default_rng(2))
-    half = 1.96 * values.std() / 20
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.002)
 
 
 def test_a_phantom_cohort_is_called_one(made: Study) -> None:
@@ -338,7 +329,7 @@ def test_absent_regions_and_equal_steps_are_explained(made: Study) -> None:
     assert "no annotated WT" not in text
     assert "fewer patches of real cases" in text
     patches = made.config["segment"]["batch"] * made.config["segment"]["steps"]
-    found = report.exposures(made.config)
+    found = tables.exposures(made.config)
     assert [row["real"] for row in found] == [patches, patches / 2]
     assert [row["synthetic"] for row in found] == [0, patches / 2]
 
@@ -373,8 +364,8 @@ def pictures(html: str) -> list[str]:
 
 def test_samples_are_spread_over_the_list(made: Study) -> None:
     html = made.read("index.html")
-    # paired Dice; best and worst case; samples; learning curves; refiner
-    assert pictures(html) == ["svg", *["png"] * (2 + report.MOST_SAMPLES), "svg", "svg"]
+    # differences, paired Dice; best and worst case; samples; learning curves; refiner
+    assert pictures(html) == ["svg", "svg", *["png"] * (2 + report.MOST_SAMPLES), "svg", "svg"]
     numbers = re.findall(r"<figcaption>Host H1, sample (\d+): a tumour from T1", html)
     assert (numbers[0], numbers[-1], len(set(numbers))) == ("0", "9", report.MOST_SAMPLES)
 
@@ -384,7 +375,7 @@ def test_samples_refiners_and_validation_may_be_absent(study: Study) -> None:
         stage.write_text(run / "training.csv", "step,loss,validation_dice\n0,1.5,\n1,1.2,\n")
     html = study.make()
     assert "Synthetic samples" not in html
-    assert pictures(html) == ["svg", "png", "png", "svg"]
+    assert pictures(html) == ["svg", "svg", "png", "png", "svg"]
 
 
 def test_a_sample_shows_the_refined_image_when_there_is_one(
@@ -415,7 +406,7 @@ def test_the_caption_of_a_tumour_free_sample_says_so(study: Study) -> None:
 
 
 def test_the_same_inputs_give_the_same_bytes(made: Study) -> None:
-    names = ("dice.csv", "table.txt", "index.html")
+    names = ("dice.csv", "summary.csv", "table.txt", "index.html")
     before = [made.read(name) for name in names]
     made.make()
     assert [made.read(name) for name in names] == before
@@ -423,8 +414,8 @@ def test_the_same_inputs_give_the_same_bytes(made: Study) -> None:
 
 def test_best_median_and_worst_case() -> None:
     def chosen(**dice: float) -> list[tuple[str, str]]:
-        rows = [{"region": "WT", "case": case, "dice": value} for case, value in dice.items()]
-        rows += [{"region": "mean", "case": case, "dice": 1 - v} for case, v in dice.items()]
+        rows = [{"region": "WT", "case": case, "value": value} for case, value in dice.items()]
+        rows += [{"region": "mean", "case": case, "value": 1 - v} for case, v in dice.items()]
         return report.chosen_cases(pd.DataFrame(rows))
 
     assert chosen(a=0.4, b=0.9, c=0.0, d=0.5) == [("best", "b"), ("median", "a"), ("worst", "c")]
@@ -502,7 +493,7 @@ def lost_prediction(study: Study) -> None:
         (drop_column, r"seed-1/scores\.csv: lacks the columns dice"),
         (repeat_run, r"a score occurs twice"),
         (unknown_arm, r"scores\.csv: arm tf is not in study\.arms"),
-        (other_cases, r"scores: tf 2 3 was scored on other cases"),
+        (other_cases, r"scores: tf 2 3 0 0 was scored on other cases"),
         (empty_history, r"training\.csv: not a CSV table"),
         (odd_folder, r"run1: is not named arm-A_k-K_n-N_fold-F_seed-S"),
         (lost_prediction, r"sub-A1_space-analysis_desc-pred_dseg\.nii\.gz: no such file"),
@@ -523,3 +514,135 @@ def test_a_run_whose_folder_is_not_given_is_named(study: Study) -> None:
     arguments.remove(str(study.runs[2]))
     with pytest.raises(InputError, match="--runs: lacks the folder of arm tf, k 2, n 3"):
         report.main(arguments)
+
+
+def test_no_mean_is_printed_without_its_interval(made: Study) -> None:
+    """Every number of the tables' columns of means is followed by its ends."""
+    mean = re.compile(r"[+\N{MINUS SIGN}]?\d+\.\d+ \[[^\]]+, [^\]]+\]")
+    for row in table_rows(made.read("index.html")):
+        assert mean.fullmatch(row[3])
+        assert row[6] == MINUS or mean.fullmatch(row[6])
+    others = made.read("index.html").split('<table class="dice others')[1].split("</table>")[0]
+    cells = re.findall(r"<td>(\S.*?)</td>", others)
+    values = [part for cell in cells for part in re.sub("<.*?>", "|", cell).split("|") if part]
+    numbers = [value for value in values if "." in value]
+    assert len(numbers) == 4 * (3 + 6)  # regions, three means of real and three pairs of tf
+    assert all(mean.fullmatch(value) for value in numbers)
+
+
+def test_summary_csv_holds_every_metric(made: Study) -> None:
+    table = pd.read_csv(made.out / "summary.csv", keep_default_na=False, na_values=[""])
+    assert set(table["metric"]) == {"dice", *tables.OTHERS}
+    row = table[(table["metric"] == "hd95_mm") & (table["arm"] == "tf") & (table["region"] == "WT")]
+    assert row["difference"].tolist() == pytest.approx([-10.0])  # 40 times that of Dice
+    assert row[["difference_low", "difference_high"]].to_numpy().ravel() == pytest.approx([-12, -8])
+    assert row["mean_low"].tolist() == pytest.approx([16.0])
+
+
+def test_sensitivity_by_volume_groups_the_cases_and_leaves_empty_regions_out() -> None:
+    table = pd.concat(
+        score_rows(arm, 2, n, 0, dict(zip("ABCDEFG", np.linspace(0.1, 0.7, 7), strict=True)))
+        for arm, n in (("real", 0), ("tf", 3))
+    )
+    sizes = dict(zip("ABCDEFG", (5, 4, 3, 2, 1, 0, 6), strict=True))
+    table["volume_ml"] = table["case"].map(sizes).astype(float)  # F has none
+    rows = tables.by_volume(table, 1)
+    assert [(row["low"], row["high"], row["cases"]) for row in rows] == [
+        (1, 2, 2), (3, 4, 2), (5, 6, 2),
+    ]  # fmt: skip
+    assert rows[0]["arms"]["tf"].startswith("0.45 [")  # E 0.5, D 0.4
+
+
+def test_verdicts_sort_the_arms_by_where_their_interval_lies() -> None:
+    base = {"region": "mean", "k": 2, "n": 3}
+    rows = [
+        {**base, "arm": arm, "interval": interval}
+        for arm, interval in (("a", (0.1, 0.2)), ("b", (-0.2, -0.1)), ("c", (-0.1, 0.1)))
+    ]
+    above, below, holds = tables.verdicts(rows)
+    assert "lies above 0" in above
+    assert "a (K = 2, N = 3)" in above
+    assert "harm" in below
+    assert "b (K" in below
+    assert "holds 0" in holds
+    assert "c (K" in holds
+
+
+def test_rejected_draws_are_counted_up_to_the_number_of_draws(study: Study) -> None:
+    study.add_samples(3, refined=False)
+    for number, path in enumerate(study.samples):
+        record = stage.read_json(path)
+        record |= {"rejected_draws": {"outside <the> brain": number + 1, "in a ventricle": 1}}
+        stage.write_json(path, record | {"refused": ["no room"] if number == 1 else []})
+    study.extra = ["--sets", str(study.results / "fold-0_k-2"), "--draws", "2"]
+    text = Page(study.make()).text
+    assert "2 coarse samples were made; 5 draws were thrown away" in text
+    assert "outside <the> brain 3 another draw" in text
+    assert "no room 1 given up" in text
+
+
+def test_time_is_summed_by_rule_and_gpu_hours_need_a_leased_card(tmp_path: Path) -> None:
+    head = "s\th:m:s\tmax_rss\tcpu_time\n"
+    files = {
+        "segment/a": "7200\t2:00:00\t2048\t3600\n", "segment/b": "3600\t1:00:00\t1024\tNA\n",
+        "qc": "36\t0:00:36\t100\t36\n", "report": "99\t0:01:39\t9999\t99\n",
+    }  # fmt: skip
+    for name, row in files.items():
+        stage.write_text(tmp_path / "benchmarks" / f"{name}.tsv", head + row)
+    stage.write_text(tmp_path / "logs/segment/a.log", "leased GPU 1\n")
+    stage.write_text(tmp_path / "logs/segment/b.log", "no GPU visible: running on 2 CPU threads\n")
+    segment, qc, total = usage.used(tmp_path)
+    assert segment == {
+        "rule": "segment", "jobs": 2, "hours": 3.0, "cpu_hours": 1.0, "gpu_hours": 2.0,
+        "peak_gb": 2.0,
+    }  # fmt: skip
+    assert (qc["rule"], qc["hours"]) == ("qc", 0.01)
+    assert (total["rule"], total["jobs"], total["peak_gb"]) == ("all", 3, 2.0)
+    assert usage.used(tmp_path / "nothing") == []
+
+
+def test_realism_is_shown_where_its_file_is(study: Study) -> None:
+    assert "Realism" not in study.make()
+    values = {
+        "AUC": {"real": 0.5, "coarse": 0.78, "refined": 0.7},
+        "command": "x",
+        "n": {"real": "8"},
+    }
+    stage.write_json(study.results / "realism.json", values)
+    study.extra = ["--realism", str(study.results / "realism.json")]
+    text = Page(study.make()).text
+    assert "AUC 0.5 0.78 0.7" in text
+
+
+def test_dice_against_k_and_n_is_drawn_only_for_several(study: Study) -> None:
+    summary = list(study.summary().values())
+    assert charts.sweeps(summary, "mean") == ""
+    for seed in (0, 1):
+        study.add_run("real", 4, 0, seed, {"A1": 0.9, "B2": 0.8})
+        study.add_run("tf", 4, 3, seed, {"A1": 0.8, "B2": 0.6})
+    assert charts.sweeps(list(study.summary().values()), "mean").startswith("data:image/svg")
+
+
+def test_folds_are_counted_and_their_cases_are_not_mixed(study: Study) -> None:
+    rows = [["H1", "healthy", "host", "h", "CC0", "x", ""]]
+    rows += [[case, "annotated", role, case, "CC0", "x", "y"] for case, role in
+             (("A1", "test/train"), ("B2", "train/test"), ("T1", "unused/train"))]  # fmt: skip
+    study.table(
+        "subjects", ["subject", "cohort", "role", "source_id", "licence", "T1w", "seg"], rows
+    )
+    for run in [*study.runs]:
+        table = pd.read_csv(run / "scores.csv")
+        other = run.with_name(run.name.replace("fold-0", "fold-1"))
+        other.mkdir()
+        for name in [p.name for p in run.iterdir()]:
+            (other / name).write_bytes((run / name).read_bytes())
+        table[table["case"] == "B2"].assign(fold=1).to_csv(other / "scores.csv", index=False)
+        table[table["case"] == "A1"].to_csv(run / "scores.csv", index=False)
+        study.runs.append(other)
+    text = Page(study.make()).text
+    assert "fold 0: 1 training, 0 validation, 1 test, 1 unused" in text
+    assert "fold 1: 2 training, 0 validation, 1 test" in text
+    shown = {(row[0], row[1]): row[2:] for row in table_rows(study.read("index.html"))}
+    for key, cells in EXPECTED.items():  # as in one fold: the same cases, each scored once
+        same = [c.replace("-", MINUS) for c in cells]
+        assert shown[key][:2] + shown[key][4:] == same[:2] + same[4:]

@@ -1,11 +1,13 @@
 """score: Dice conventions, regions, the table of a run."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -75,11 +77,13 @@ def test_regions_are_nested_and_hold_their_labels(labels: np.ndarray) -> None:
     assert np.array_equal(found["TC"] & ~found["ET"], labels == 1)
 
 
-@given(LABELS, LABELS, st.floats(0.1, 30))
+@settings(deadline=None, max_examples=50)
+@given(LABELS, LABELS, st.floats(0.5, 3))
 def test_volumes_grow_from_the_inner_to_the_outer_region(
-    predicted: np.ndarray, truth: np.ndarray, voxel: float
+    predicted: np.ndarray, truth: np.ndarray, edge: float
 ) -> None:
-    rows = {row["region"]: row for row in metrics.case_scores(predicted, truth, voxel)}
+    rows = {row["region"]: row for row in score.case_scores(predicted, truth, np.full(3, edge))}
+    voxel = edge**3
     for column in ("volume_ml", "predicted_ml"):
         assert rows["ET"][column] <= rows["TC"][column] <= rows["WT"][column]
     assert rows["WT"]["volume_ml"] == pytest.approx((truth > 0).sum() * voxel / 1000)
@@ -89,8 +93,46 @@ def test_volumes_grow_from_the_inner_to_the_outer_region(
 def test_confused_classes_keep_the_whole_tumour() -> None:
     truth = np.zeros(SHAPE, np.uint8)
     truth[1:3] = 2
-    rows = {r["region"]: r["dice"] for r in metrics.case_scores(np.where(truth, 1, 0), truth, 1.0)}
-    assert rows == {"WT": 1.0, "TC": 0.0, "ET": 1.0}  # ET: neither has it
+    predicted = np.where(truth, 1, 0).astype(np.uint8)
+    assert metrics.region_dice(predicted, truth) == {"WT": 1.0, "TC": 0.0, "ET": 1.0}
+    rows = {r["region"]: r for r in score.case_scores(predicted, truth, np.ones(3))}
+    assert {name: row["dice"] for name, row in rows.items()} == {"WT": 1.0, "TC": 0.0, "ET": 1.0}
+    assert rows["TC"]["hd95_mm"] == 374  # one of the two has none
+    assert rows["ET"]["hd95_mm"] == 0  # neither has any
+
+
+EMPTY, FULL = np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "reference", "expected"),
+    [
+        (EMPTY, EMPTY, {"dice": 1, "hd95_mm": 0, "nsd_2mm": 1, "lesion_dice": 1}),
+        (FULL, EMPTY, {"dice": 0, "hd95_mm": 374, "nsd_2mm": 0, "lesion_dice": 0}),
+        (EMPTY, FULL, {"dice": 0, "hd95_mm": 374, "nsd_2mm": 0, "lesion_dice": 0}),
+        (FULL, FULL, {"dice": 1, "hd95_mm": 0, "nsd_2mm": 1, "lesion_dice": 1}),
+    ],
+)
+def test_every_metric_of_empty_regions(
+    predicted: np.ndarray, reference: np.ndarray, expected: dict[str, float]
+) -> None:
+    found = score.region_scores(predicted, reference, np.ones(3))
+    assert {name: found[name] for name in expected} == expected
+    if reference.any():
+        assert found["sensitivity"] == float(predicted.any())
+    else:
+        assert np.isnan(found["sensitivity"])
+
+
+def test_sensitivity_is_the_share_of_the_annotation_that_is_found() -> None:
+    found = score.region_scores(mask(0, 1, 2, 30), mask(1, 2, 3, 4), np.ones(3))
+    assert found["sensitivity"] == 0.5
+    assert (found["volume_ml"], found["predicted_ml"]) == (0.004, 0.004)
+
+
+def test_scoring_loads_no_torch() -> None:
+    program = "import sys, tumorfab.score; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 RUN = ["--arm", "tf", "--k", "4", "--n", "2", "--fold", "0", "--seed", "7"]

@@ -11,7 +11,8 @@ from tumorfab.stage import InputError, write_json
 from tumorfab.volume import load_labels
 
 PARAMS = {"steps": 150, "batch": 2, "patch": 24, "channels": 8, "learning_rate": 1e-3,
-          "synthetic_share": 0.5, "validate_every": 75}  # fmt: skip
+          "synthetic_share": 0.5, "schedule": "joint", "mirror": False,
+          "validate_every": 75}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +122,50 @@ def test_batches_mix_by_the_share():
     assert sorted(images.amax((1, 2, 3, 4)).tolist()) == [1, 1, 2, 2]
     images, _ = segment.draw_batch(pool(1), [], params, np.random.default_rng(0))
     assert images.amax((1, 2, 3, 4)).tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_both_schedules_show_as_many_synthetic_patches(share):
+    params = {"steps": 40, "batch": 4, "synthetic_share": share}
+    shares = {
+        schedule: [segment.synthetic_share(params | {"schedule": schedule}, s) for s in range(40)]
+        for schedule in ("joint", "pretrain")
+    }
+    assert set(shares["joint"]) == {share}
+    assert sum(shares["pretrain"]) == sum(shares["joint"])
+    assert shares["pretrain"] == sorted(shares["pretrain"], reverse=True)  # synthetic first
+
+
+def test_pretraining_sees_synthetic_then_real(results, tmp_path, monkeypatch):
+    seen = []
+    draw = segment.draw_batch
+
+    def spied(real, synthetic, params, rng):
+        seen.append(params["synthetic_share"])
+        return draw(real, synthetic, params, rng)
+
+    monkeypatch.setattr(segment, "draw_batch", spied)
+    samples = [str(p) for p in (results / "set").glob("*coarse*.json")]
+    short = PARAMS | {"steps": 4, "validate_every": 4, "schedule": "pretrain"}
+    run(results, tmp_path, "--samples", *samples, params=short)
+    assert seen == [1, 1, 0, 0]
+
+
+def test_mirrored_prediction_is_the_mean_over_eight_mirrorings():
+    class Uneven(torch.nn.Module):
+        """Looks at the voxel itself and, along each axis, at the one before it."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            before = sum(torch.roll(x, 1, axis) for axis in (2, 3, 4))
+            return (self.weight * x + before).expand(-1, 3, -1, -1, -1) - 2
+
+    images = np.random.default_rng(0).normal(size=(1, 16, 16, 16)).astype(np.float32)
+    network = Uneven()
+    plain, mirrored = (segment.predict(network, images, 16, mirror=m) for m in (False, True))
+    assert not np.array_equal(plain, mirrored)
+    near = sum(np.roll(images[0], step, axis) for step in (1, -1) for axis in range(3))
+    np.testing.assert_array_equal(mirrored, np.where(images[0] + near / 2 - 2 > 0, 3, 0))

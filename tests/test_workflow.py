@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tumorfab import ingest, plan, score
+from tumorfab import ingest, plan, reproduce, score, verify
 from tumorfab.config import validated
 
 pytestmark = pytest.mark.workflow
@@ -53,6 +53,7 @@ HOSTS = ("H01", "H02")
 TRAIN, VALIDATION, TEST = ("TF00004", "TF00001"), ("TF00002",), ("TF00003",)
 ANNOTATED = (*TRAIN, *VALIDATION, *TEST)
 SHARDS = sorted({plan.shard(subject, 2) for subject in (*HOSTS, *ANNOTATED)})
+BATCHES = sorted({plan.shard(host, 16) for host in HOSTS})
 RUNS = (
     "arm-real_k-2_n-0_fold-0_seed-0",
     "arm-coarse_k-2_n-1_fold-0_seed-0",
@@ -73,8 +74,8 @@ class Study:
         text = yaml.safe_dump(config, sort_keys=False)
         (self.root / "study.yaml").write_text(text, encoding="utf-8")
 
-    def start(self, *options: str) -> "subprocess.Popen[str]":
-        """Snakemake in a process group of its own."""
+    def start(self, *options: str, printed: Any = None) -> "subprocess.Popen[str]":
+        """Snakemake in a process group of its own; it prints to a pipe, or to a file."""
         command = [
             sys.executable,
             "-m",
@@ -88,8 +89,8 @@ class Study:
             command,
             cwd=self.root,
             env={**os.environ, "PATH": binaries, "PYTHONPATH": str(self.program)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=printed or subprocess.PIPE,
+            stderr=printed or subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
@@ -157,7 +158,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in PARTS:
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / part, copy / part, ignore=ignore)
-    for part in ("Snakefile", "config.yaml"):
+    for part in ("Snakefile", "config.yaml", "requirements.lock"):
         shutil.copy(ROOT / part, copy)
     return copy
 
@@ -175,9 +176,11 @@ def expected() -> set[str]:
     """The files of the tiny study, relative to its results folder."""
     space = "space-analysis"
     paths = {".lock", "cohort/subjects.tsv", "cohort/skipped.tsv"}
-    jobs = {"ingest", "template", "bank", "report", "qc", *(f"mosaic/shard-{i}" for i in SHARDS)}
+    jobs = {"ingest", "template", "bank", "report", "qc", "refine/refine_1"}
+    jobs |= {f"mosaic/mosaic_{i}" for i in SHARDS}
+    jobs |= {f"{stage}/{stage}_{i}" for stage in ("standardise", "place") for i in BATCHES}
     for host in HOSTS:
-        jobs |= {f"demo_healthy/{host}", f"place/fold-0_k-2_{host}"}
+        jobs |= {f"demo_healthy/{host}"}
         paths |= {f"demo/healthy/sub-{host}/anat/sub-{host}_{m}.nii.gz" for m in ("T1w", "T2w")}
         paths |= {
             f"sub-{host}/anat/sub-{host}_from-{m}_to-MNI152NLin2009aSym_mode-image_xfm.txt"
@@ -189,13 +192,13 @@ def expected() -> set[str]:
             paths |= {f"{stem}.json"}
     for subject in ANNOTATED:
         source = subject.replace("TF", "TF-")
-        jobs |= {f"demo_annotated/{source}"}
+        jobs |= {f"demo_annotated/{source}", f"standardise/{subject}"}
         paths |= {f"demo/annotated/{source}/{source}-{end}.nii.gz" for end in ("t1n", "t2w", "seg")}
         paths |= {f"sub-{subject}/anat/sub-{subject}_{space}_dseg.nii.gz"}
     for subject in TRAIN:
         paths |= {f"bank/sub-{subject}_rois.{end}" for end in ("npz", "json")}
     for subject in (*HOSTS, *ANNOTATED):
-        jobs |= {f"preprocess/{subject}", f"standardise/{subject}"}
+        jobs |= {f"preprocess/{subject}"}
         native = ("desc-N4_T1w", "desc-N4_T2w", "desc-brain_mask")
         standard = ("desc-preproc_T1w", "desc-preproc_T2w", "desc-brain_mask",
                     "label-CSF_probseg", "label-GM_probseg", "label-WM_probseg",
@@ -212,14 +215,17 @@ def expected() -> set[str]:
     paths |= {"template/template.json"}
     paths |= {f"fold-0_k-2/refiner/{name}" for name in ("refiner.pt", "training.csv")}
     paths |= {"fold-0_k-2/refiner/tensorboard/events.out.tfevents"}
-    jobs |= {"train_refiner/fold-0_k-2", "refine/fold-0_k-2_shard-1"}
+    jobs |= {"train_refiner/fold-0_k-2"}
     for run in RUNS:
         jobs |= {f"segment/{run}", f"score/{run}"}
         paths |= {f"segment/{run}/{name}" for name in ("model.pt", "training.csv", "scores.csv")}
         paths |= {f"segment/{run}/sub-{s}_{space}_desc-pred_dseg.nii.gz" for s in TEST}
         paths |= {f"segment/{run}/tensorboard/events.out.tfevents"}
-    paths |= {f"report/{name}" for name in ("index.html", "dice.csv", "table.txt")}
-    paths |= {f"qc/{name}" for name in ("index.html", "metrics.tsv")}
+    paths |= {f"report/{name}" for name in ("index.html", "dice.csv", "summary.csv", "table.txt")}
+    paths |= {f"qc/{name}" for name in ("index.html", "viewer.html", "metrics.tsv")}
+    sharded = re.compile(r"(mosaic|standardise|place|refine)/\w+_\d+$")
+    lists = {job for job in jobs if sharded.match(job)} | {f"segment/{run}" for run in RUNS}
+    paths |= {f"lists/{job}.txt" for job in lists | {"train_refiner/fold-0_k-2"}}
     paths |= {f"logs/{job}.log" for job in jobs} | {f"benchmarks/{job}.tsv" for job in jobs}
     return paths
 
@@ -307,11 +313,73 @@ def test_a_setting_runs_the_stages_that_it_concerns(study: Study) -> None:
     study.configure({**TINY, "place": {"rotation_deg": 20}})
     try:
         assert study.planned() == {
-            "place": 2, "train_refiner": 1, "refine_1": 1, "segment": 2, "score": 2, "report": 1,
-            "all": 1,
+            **{f"place_{i}": 1 for i in BATCHES}, "train_refiner": 1, "refine_1": 1, "segment": 2,
+            "score": 2, "report": 1, "all": 1,
         }  # fmt: skip
     finally:
         study.configure(TINY)
+
+
+ARMS = ("copypaste", "carvemix", "carvemix_published", "pix2pix")
+
+
+def test_further_arms_run_their_own_jobs_and_no_other(study: Study) -> None:
+    arms = [*TINY["study"]["arms"], *ARMS]
+    study.configure({**TINY, "study": {**TINY["study"], "arms": arms}})
+    try:
+        assert study.planned() == {
+            "copypaste": 2, "carvemix": 2, "carvemix_published": 2, "pix2pix": 1,
+            "segment": 4, "score": 4, "report": 1, "all": 1,
+        }  # fmt: skip
+    finally:
+        study.configure(TINY)
+
+
+def test_every_arm_has_the_same_number_of_samples(program: Path, tmp_path: Path) -> None:
+    config = {**TINY, "study": {"arms": [*ARMS, "coarse", "tf"], "k": [2], "n": [3]}}
+    status, out, err = Study(tmp_path, program, config).run("--dry-run")
+    assert status == 0, err
+    jobs = re.findall(r"^rule segment:(.*?)^    output:", out, re.M | re.S)
+    assert len(jobs) == 6
+    for job in jobs:
+        read = set(re.findall(r"(\S+_desc-[a-z0-9]+\d{3})\.json", job))
+        assert len(read) == 2 * 3
+
+
+def test_nnunet_takes_the_place_of_the_own_network(program: Path, tmp_path: Path) -> None:
+    config = {**TINY, "segment": {"network": "nnunet"}}
+    planned = Study(tmp_path, program, config).planned()
+    assert planned["nnunet"] == planned["score"] == 3
+    assert "segment" not in planned
+
+
+# A release of it
+
+
+def test_a_release_is_made_when_asked_for_and_follows_a_review(
+    study: Study, tmp_path: Path
+) -> None:
+    shutil.copytree(study.root, tmp_path, dirs_exist_ok=True)
+    own = Study(tmp_path, study.program, TINY)
+    status, _, err = own.run("release")
+    assert status == 0, err[-5000:]
+    folder = own.results / "release"
+    assert verify.verify(folder, 2) == []
+    table = pd.read_csv(folder / "manifest.csv")
+    assert sorted(table["kind"]) == ["coarse", "coarse", "tf", "tf"]
+    about = json.loads((folder / "bids" / "dataset_description.json").read_text())
+    assert about["License"] == "CC BY 4.0"
+    for sample in table["sample"][table["kind"] == "coarse"]:
+        reproduce.main([str(folder), "--sample", sample])
+    assert "Nothing to be done" in "".join(own.run("release")[1:])
+    review = own.results / "qc" / "review.csv"
+    review.write_text("sample,verdict,note\nsub-H01_space-analysis_desc-tf000,reject,blurred\n")
+    status, out, err = own.run("release")
+    assert status == 0, err[-5000:]
+    assert "rule place" not in out + err
+    assert len(pd.read_csv(folder / "manifest.csv")) == 3
+    assert pd.read_csv(folder / "excluded.csv")["reason"].tolist() == ["blurred"]
+    assert verify.verify(folder, 2) == []
 
 
 # What stops it
@@ -441,7 +509,9 @@ def test_skip_plans_without_the_bad_subject_and_lists_it(study: Study, tmp_path:
     partial = Study(tmp_path, study.program, {**FOLDERS, "ingest": {"on_error": "skip"}})
     planned = partial.planned()
     assert planned["preprocess_healthy"] == 1
-    assert planned["place"] == 1
+    assert [name for name in planned if name.startswith("place_")] == [
+        f"place_{plan.shard('H02', 16)}"
+    ]
     assert planned["preprocess_annotated"] == 4
     skipped = pd.read_csv(partial.results / "cohort" / "skipped.tsv", sep="\t")
     assert skipped[["subject", "cohort"]].to_records(index=False).tolist() == [("H01", "healthy")]

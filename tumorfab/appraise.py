@@ -107,7 +107,11 @@ def appraised(
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage: one shard of samples in one process."""
-    parser = argparse.ArgumentParser(prog="tumorfab appraise", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="tumorfab appraise",
+        description=__doc__.splitlines()[0],
+        fromfile_prefix_chars="@",  # @FILE: one argument a line
+    )
     parser.add_argument("--critic", type=Path, required=True, help="critic.pt")
     parser.add_argument("--bank", type=Path, required=True, help="folder of the ROI bank")
     parser.add_argument("--donor", nargs="+", required=True, help="training cases")

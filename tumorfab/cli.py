@@ -15,15 +15,23 @@ STAGES = {
     "resample": "carry a volume between native scan and analysis space",
     "mosaic": "pictures of some subjects to judge their preprocessing by",
     "qc": "quality of preprocessing: table, outliers and HTML page",
+    "view": "look at synthetic samples in a browser, accept or reject them",
     "bank": "collect the tumours of the training cases",
     "place": "TF-Aug: coarse tumours in one healthy brain",
     "train_refiner": "TF-GAN: train the refiner",
     "refine": "TF-GAN: refine coarse samples",
     "appraise": "scores of samples for the quality gate",
     "gate": "quality gate: accept or reject samples, with reasons",
+    "baselines.copypaste": "baseline: tumours of one training case in another",
+    "baselines.carvemix": "baseline: CarveMix of two training cases",
+    "baselines.pix2pix": "baseline: Pix2Pix paints tumours into healthy brains",
     "segment": "train and apply one downstream segmentation network",
+    "nnunet": "the same by nnU-Net v2, through its own commands",
     "score": "Dice of one run",
     "report": "tables and HTML page of the study",
+    "release": "the samples as a dataset for others",
+    "verify": "check a release",
+    "reproduce": "build a sample of a release again and compare bytes",
 }
 
 
@@ -36,7 +44,7 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: tumorfab STAGE [OPTION ...]\n\nstages (tumorfab STAGE --help):")
         for name, what in STAGES.items():
-            print(f"  {name:14} {what}")
+            print(f"  {name:19} {what}")
         print("\nThe whole study is run by: snakemake --cores all")
         return
     name = arguments[0].replace("-", "_")

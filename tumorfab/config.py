@@ -117,6 +117,12 @@ def _cross_check(config: dict[str, Any]) -> None:
             f"config: study.k asks for {most} training cases, "
             f"but split.train is {config['split']['train']}"
         )
+    segment = config["segment"]
+    if segment["network"] == "nnunet" and segment["schedule"] != "joint":
+        raise InputError(
+            f"config: segment.schedule is {segment['schedule']}, but nnU-Net trains on all cases "
+            "at once; set it to joint, or segment.network to segresnet"
+        )
     if config["annotated"]["space"] == "shared" and config["annotated"]["brain"] != "none":
         raise InputError(
             f"config: annotated.brain is {config['annotated']['brain']}, but cases in a shared "

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,16 @@ def visible(count: int) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip() not in ("", "-1")][:count]
 
 
+def locks() -> str:
+    """Name of the folder of locks that this process shares with those it competes with.
+
+    A SLURM job competes with none but itself: its cards are its own, and where the cluster hides
+    the others each job on a node calls its first card 0.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    return f"tumorfab-gpus-{job}" if job else "tumorfab-gpus"
+
+
 def lease(names: list[str], folder: Path, wait_s: float = 2.0) -> tuple[int, FileLock]:
     """Lock the first free of the named devices; returns its position and the held lock.
 
@@ -35,6 +45,8 @@ def lease(names: list[str], folder: Path, wait_s: float = 2.0) -> tuple[int, Fil
     there are cards, but other users of the machine may.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with suppress(PermissionError):  # another user's, who opened it to all
+        folder.chmod(0o777)
     told = False
     while True:
         for position, name in enumerate(names):
@@ -65,7 +77,7 @@ def device(threads: int) -> Iterator["torch.device"]:
         torch.use_deterministic_algorithms(True)
         yield torch.device("cpu")
         return
-    position, lock = lease(names, Path(tempfile.gettempdir()) / "tumorfab-gpus")
+    position, lock = lease(names, Path(tempfile.gettempdir()) / locks())
     try:
         print(f"leased GPU {names[position]}", file=sys.stderr, flush=True)
         yield torch.device("cuda", position)

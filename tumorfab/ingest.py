@@ -12,18 +12,16 @@ import logging
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tumorfab.sources import Case, find, read_table
+from tumorfab.sources import Case, find
+from tumorfab.split import assign_roles, given_split
 from tumorfab.stage import InputError, progress, run, write_text
 
-ROLES = ("train", "validation", "test")
-FEWEST_TRAINING = 2
 _COHORTS = ("healthy", "annotated")
 
 
@@ -80,92 +78,6 @@ def _wanted(cohort: str, params: dict[str, Any]) -> list[str]:
     return [*params["modalities"], "seg"] if cohort == "annotated" else list(params["modalities"])
 
 
-def draw_order(seed: int, subjects: Iterable[str]) -> list[str]:
-    """The subjects in a random order in which the place of any two depends on seed and ids alone.
-
-    So a case that comes or goes moves no other past another.
-    """
-    return sorted(subjects, key=lambda s: hashlib.sha256(f"{seed}/split/{s}".encode()).digest())
-
-
-def draw_split(seed: int, subjects: Iterable[str], train: int, validation: int) -> dict[str, str]:
-    """Role of each annotated subject, in the order of `draw_order`; the rest is the test set.
-
-    Raises `InputError` when no test case is left.
-    """
-    order = draw_order(seed, subjects)
-    if len(order) <= train + validation:
-        raise InputError(
-            f"annotated cohort: {len(order)} usable cases, but split.train ({train}) and "
-            f"split.validation ({validation}) leave none to test on; lower them or add cases"
-        )
-    roles = ["train"] * train + ["validation"] * validation
-    return dict(zip(order, roles + ["test"] * (len(order) - len(roles)), strict=True))
-
-
-def given_split(params: dict[str, Any], cases: list[Case]) -> dict[str, str] | None:
-    """Role of each annotated subject from the split file or the cohort's table; None if neither.
-
-    Raises `InputError` when the file does not give every case exactly one valid role.
-    """
-    path = params["split"]["file"]
-    in_table = {case.subject: case.role for case in cases if case.role}
-    if not path:
-        return in_table or None
-    if in_table:
-        raise InputError(
-            f"{path}: the table of the annotated cohort has a role column too; drop one"
-        )
-    rows = read_table(path)
-    if not rows or set(rows[0]) != {"subject", "role"}:
-        raise InputError(f"{path}: needs the columns subject and role, and no other")
-    names = {
-        name: case.subject for case in cases for name in (case.source_id, f"sub-{case.subject}")
-    }
-    names |= {case.subject: case.subject for case in cases}
-    problems = []
-    roles: dict[str, str] = {}
-    for row in rows:
-        subject = names.get(row["subject"])
-        if subject is None:
-            problems.append(f"subject {row['subject']!r} is not in the annotated cohort")
-        elif subject in roles:
-            problems.append(f"subject {row['subject']!r} is listed twice")
-        elif row["role"] not in ROLES:
-            problems.append(
-                f"role {row['role']!r} of {row['subject']} is none of {', '.join(ROLES)}"
-            )
-        if subject is not None:
-            roles[subject] = row["role"]
-    missing = [case.source_id for case in cases if case.subject not in roles]
-    if missing:
-        problems.append(f"no role for {', '.join(missing)}")
-    if problems:
-        raise InputError(f"{path}: " + "; ".join(problems))
-    return roles
-
-
-def assign_roles(
-    params: dict[str, Any], given: dict[str, str] | None, subjects: list[str]
-) -> dict[str, str]:
-    """Role of each of `subjects`, ordered by role and then by `draw_order`.
-
-    Raises `InputError` when the split has too few training cases or no test case.
-    """
-    split, seed = params["split"], params["seed"]
-    if given is None:
-        return draw_split(seed, subjects, split["train"], split["validation"])
-    order = sorted(draw_order(seed, subjects), key=lambda subject: ROLES.index(given[subject]))
-    roles = {subject: given[subject] for subject in order}
-    have = list(roles.values())
-    if have.count("train") < FEWEST_TRAINING or "test" not in have:
-        raise InputError(
-            f"annotated cohort: the given split has {have.count('train')} usable training and "
-            f"{have.count('test')} test cases; {FEWEST_TRAINING} and 1 are the least"
-        )
-    return roles
-
-
 def collect(params: dict[str, Any]) -> tuple[list[Case], list[str]]:
     """All subjects as found, and the problems of a cohort as a whole."""
     cases: list[Case] = []
@@ -220,7 +132,9 @@ def settle(
     while True:
         usable = [c for c in cases if c.cohort == "annotated" and not (skip and c.problems)]
         roles = assign_roles(params, given, sorted({case.subject for case in usable}))
-        refused = [case for case in usable if case.empty and roles[case.subject] == "train"]
+        refused = [
+            case for case in usable if case.empty and "train" in roles[case.subject].split("/")
+        ]
         for case in refused:
             case.problems.append(
                 f"{case.files['seg']}: has no tumour, but its case is in the training split; "

@@ -1,7 +1,15 @@
-"""Dice per region. The conventions live here.
+"""The regions of a tumour, Dice, and what every metric says of an empty region.
 
-Regions follow BraTS: WT (1, 2, 3), TC (1, 3), ET (3). Libraries differ on empty regions; ours:
-both empty is 1 (nothing to find, nothing claimed), only one empty is 0 (missed or invented).
+Regions follow BraTS: WT (1, 2, 3), TC (1, 3), ET (3). Libraries differ on empty regions; ours, as
+BraTS 2023 has them:
+
+    region is in             neither (nothing to find)   one only (missed or invented)
+    Dice, NSD, lesion Dice   1                           0
+    HD95                     0 mm                        374 mm, the diagonal of BraTS' grid
+    sensitivity              undefined                   0 if missed, undefined if invented
+
+This module holds what trainings need too; `surface.py` and `lesions.py` hold the other metrics, so
+that an edit there trains nothing again.
 """
 
 import numpy as np
@@ -23,17 +31,7 @@ def dice(predicted: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float:
     return 2 * int((predicted & reference).sum()) / total if total else 1.0
 
 
-def case_scores(
-    predicted: Labels, reference: Labels, voxel_mm3: float
-) -> list[dict[str, float | str]]:
-    """One row per region: Dice and the volumes (ml) of annotation and prediction."""
+def region_dice(predicted: Labels, reference: Labels) -> dict[str, float]:
+    """Dice of two label maps by region."""
     ours, truth = region_masks(predicted), region_masks(reference)
-    return [
-        {
-            "region": name,
-            "dice": dice(ours[name], truth[name]),
-            "volume_ml": float(truth[name].sum() * voxel_mm3 / 1000),
-            "predicted_ml": float(ours[name].sum() * voxel_mm3 / 1000),
-        }
-        for name in REGIONS
-    ]
+    return {name: dice(ours[name], truth[name]) for name in REGIONS}

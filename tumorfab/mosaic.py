@@ -194,7 +194,11 @@ def _mask(path: Path, grid: volume.Grid) -> Mask:
 
 def main(argv: list[str] | None = None) -> None:
     """Draw the quality pictures of some subjects."""
-    parser = argparse.ArgumentParser(prog="tumorfab.mosaic", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="tumorfab mosaic",
+        description=main.__doc__,
+        fromfile_prefix_chars="@",  # @FILE: one argument a line
+    )
     parser.add_argument("--subject", nargs="+", required=True)
     parser.add_argument("--results", type=Path, required=True, help="results folder of the study")
     parser.add_argument("--label", required=True, help="BIDS label of the analysis space")

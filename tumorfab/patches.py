@@ -6,6 +6,7 @@ Every patch is a function of the generator it is given, so that a step can be re
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,6 +32,14 @@ class Case:
         """The part of the case that lies in the box `where`."""
         stacked = np.stack([image[where] for image in images]).astype(np.float16)
         return cls(name, stacked, np.ascontiguousarray(labels[where]))
+
+    def mapped(self, folder: Path) -> "Case":
+        """The case with its images mapped from a file in `folder`: many cases fit no memory, and
+        the system keeps what is used."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.npy"
+        np.save(path, self.images)
+        return Case(self.name, np.load(path, mmap_mode="r"), self.labels)
 
     def digest(self) -> str:
         """Hash of name and content: two runs on equal data are the same run."""

@@ -8,7 +8,6 @@ How one tumour comes into a brain is in `tumour`.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from collections import Counter
@@ -21,6 +20,7 @@ import numpy as np
 from tumorfab import __version__, bank, samples, stage, wishes
 from tumorfab.bank import Bank
 from tumorfab.draw import Draw, MisfitError, check, sample
+from tumorfab.files import sha256
 from tumorfab.host import Host, load_host, load_patient
 from tumorfab.stage import InputError
 from tumorfab.tumour import grow
@@ -107,10 +107,6 @@ def checks(host: Host, made: Host, draw: Draw) -> dict[str, bool]:
     return {name: bool(ok) for name, ok in found.items()}
 
 
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tumorfab place", description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -183,6 +179,7 @@ def main(argv: list[str] | None = None) -> None:
             "smallest_jacobian": found.made.jacobian,
             "largest_displacement_mm": found.made.moved_mm,
             "licence": {"host": args.licence, "donors": {d: licences[d] for d in donors}},
+            "volumes_sha256": samples.checksums(sidecar, args.modality),
         }
         stage.write_json(sidecar, {**known, **record})
 
@@ -215,7 +212,7 @@ def _inputs(args: argparse.Namespace) -> dict[str, str]:
     image = str(bank.case_files(args.anat, args.host, args.label)["image"])
     files = [Path(image.format(m)) for m in args.modality]
     donors = [args.bank / f"sub-{donor}_rois.npz" for donor in args.donor]
-    return {path.name: _checksum(path) for path in [*files, *donors]}
+    return {path.name: sha256(path) for path in [*files, *donors]}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Also `code`, by which a rule notices that its stage's program changed.
 """
 
+import argparse
 import ast
 import hashlib
 import json
@@ -18,9 +19,11 @@ from filelock import FileLock, Timeout
 from tumorfab import ingest
 from tumorfab.fetch import fetch_cohorts
 from tumorfab.public import DATASETS, cached
+from tumorfab.split import ROLES, draw_split
 from tumorfab.stage import TEMPORARY, InputError, read_json, write_json
 
 PACKAGE = Path(__file__).parent
+DEMO_LICENCE = "ICBM"  # that of MNI152, from which the phantoms are made
 DEMO_SUFFIX = {"T1w": "t1n", "T1c": "t1c", "T2w": "t2w", "FLAIR": "t2f"}
 
 
@@ -36,6 +39,15 @@ class Run:
 
     def __str__(self) -> str:
         return f"arm-{self.arm}_k-{self.k}_n-{self.n}_fold-{self.fold}_seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The annotated cases of one fold. Studies with fewer training cases take the first."""
+
+    train: list[str]
+    validation: list[str]
+    test: list[str]
 
 
 @cache  # which keeps the lock alive
@@ -62,12 +74,31 @@ def runs(config: dict[str, Any]) -> list[Run]:
     """Every downstream training of the study. The arm `real` has no synthetic samples: n is 0."""
     study = config["study"]
     return [
-        Run(arm, k, n, seed)
+        Run(arm, k, n, seed, fold)
         for arm in study["arms"]
         for k in study["k"]
         for n in ([0] if arm == "real" else study["n"])
+        for fold in range(config["split"]["folds"])
         for seed in study["seeds"]
     ]
+
+
+def folds(subjects: pd.DataFrame) -> list[Fold]:
+    """The folds of a table of subjects as `ingest` writes it.
+
+    A fold's cases are taken in the order of the table from the case after its test set on, round
+    the end: so each fold has other cases first.
+    """
+    annotated = subjects[subjects["cohort"] == "annotated"]
+    names: list[str] = annotated["subject"].tolist()
+    found = []
+    for each in zip(*annotated["role"].str.split("/"), strict=True):
+        after = max(place for place, role in enumerate(each) if role == "test") + 1
+        turned = [*zip(names, each, strict=True)]
+        turned = turned[after:] + turned[:after]
+        parts = [[name for name, role in turned if role == wanted] for wanted in ROLES]
+        found.append(Fold(*parts))
+    return found
 
 
 def draws_per_host(config: dict[str, Any], hosts: int) -> int:
@@ -76,15 +107,41 @@ def draws_per_host(config: dict[str, Any], hosts: int) -> int:
     return -(-most // hosts)
 
 
+def kinds(config: dict[str, Any]) -> list[str]:
+    """The kinds of samples that a release holds: those asked for, or those of the study's arms."""
+    asked: list[str] = config["release"]["kinds"]
+    return asked or [kind for kind in ("coarse", "tf") if kind in config["study"]["arms"]]
+
+
 def samples(hosts: list[str], count: int) -> list[tuple[str, int]]:
     """The first `count` samples as (host, number): every host once before any host twice, so that a
     smaller study is a prefix of a larger one."""
-    return [(hosts[i % len(hosts)], i // len(hosts)) for i in range(count)]
+    return [sample(hosts, i) for i in range(count)]
+
+
+def sample(hosts: list[str], i: int) -> tuple[str, int]:
+    """The sample at position `i` of that list."""
+    return hosts[i % len(hosts)], i // len(hosts)
 
 
 def shard(subject: str, shards: int) -> int:
     """Which of `shards` jobs a subject belongs to; does not change when subjects come or go."""
     return zlib.crc32(subject.encode()) % shards
+
+
+def allowed_rules(command: list[str]) -> set[str]:
+    """The rules that this call of Snakemake is confined to, as a job's is; empty: to none."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--allowed-rules", nargs="+", default=[])
+    return set(parser.parse_known_args(command)[0].allowed_rules)
+
+
+def batches(subjects: list[str], count: int) -> dict[int, list[str]]:
+    """Subjects by batch or shard, in order; one that holds none is left out."""
+    found: dict[int, list[str]] = {}
+    for subject in subjects:
+        found.setdefault(shard(subject, count), []).append(subject)
+    return dict(sorted(found.items()))
 
 
 def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
@@ -116,7 +173,7 @@ def subjects(config: dict[str, Any], main_process: bool) -> pd.DataFrame:
             )
             write_json(record, state)
     found = ingest.read_subjects(table)
-    have = int((found["role"] == "train").sum())
+    have = min(len(fold.train) for fold in folds(found))
     if max(config["study"]["k"]) > have:
         raise InputError(
             f"config: study.k asks for {max(config['study']['k'])} training cases, "
@@ -135,35 +192,40 @@ def _located(config: dict[str, Any], cohort: str) -> dict[str, Any]:
     """A cohort's section with the path and, unless one is given, the licence of its source."""
     section: dict[str, Any] = config[cohort]
     source = section["source"]
+    given = section["licence"]
     if source == "demo":
-        return {**section, "path": str(Path(config["results"]) / "demo" / cohort)}
-    if source in DATASETS:
-        given = section["licence"]
-        licence = DATASETS[source].licence if given == "unknown" else given
-        return {**section, "path": str(cached(config["cache"], source)), "licence": licence}
-    return section
+        path = Path(config["results"]) / "demo" / cohort
+        licence = DEMO_LICENCE
+    elif source in DATASETS:
+        path, licence = cached(config["cache"], source), DATASETS[source].licence
+    else:
+        return section
+    return {**section, "path": str(path), "licence": licence if given == "unknown" else given}
 
 
 def _demo_subjects(config: dict[str, Any]) -> pd.DataFrame:
     from tumorfab.demo import names  # not needed by any other cohort
 
     demo = Path(config["results"]) / "demo"
+    licence = {cohort: _located(config, cohort)["licence"] for cohort in ("healthy", "annotated")}
     healthy, annotated = names(config["demo"]["healthy"], config["demo"]["annotated"])
     by_subject = {name.replace("-", ""): name for name in annotated}
     split = config["split"]
-    roles = ingest.draw_split(config["seed"], by_subject, split["train"], split["validation"])
+    roles = draw_split(
+        config["seed"], by_subject, split["train"], split["validation"], split["folds"]
+    )
     rows = []
     for name in healthy:
         stem = demo / "healthy" / f"sub-{name}" / "anat" / f"sub-{name}"
         files = {m: f"{stem}_{m}.nii.gz" for m in config["modalities"]}
         rows.append({"subject": name, "cohort": "healthy", "role": "host", "source_id": name,
-                     "licence": config["healthy"]["licence"], **files, "seg": ""})  # fmt: skip
+                     "licence": licence["healthy"], **files, "seg": ""})  # fmt: skip
     for subject, role in roles.items():
         name = by_subject[subject]
         stem = demo / "annotated" / name / name
         files = {m: f"{stem}-{DEMO_SUFFIX[m]}.nii.gz" for m in config["modalities"]}
         rows.append({"subject": subject, "cohort": "annotated", "role": role, "source_id": name,
-                     "licence": config["annotated"]["licence"], **files,
+                     "licence": licence["annotated"], **files,
                      "seg": f"{stem}-seg.nii.gz"})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -176,7 +238,7 @@ def code(stage: str, *files: str) -> str:
     As a rule's parameter it re-runs the stage when its code changes, and only then: comments,
     docstrings, formatting and file times do not count.
     """
-    if not (PACKAGE / f"{stage}.py").exists():
+    if not _source(stage).exists():
         raise ValueError(f"no stage {stage}")
     seen: dict[str, str] = {}
     _collect(stage, seen)
@@ -184,19 +246,30 @@ def code(stage: str, *files: str) -> str:
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _source(module: str) -> Path:
+    """The file of a module of this package; its name may be dotted."""
+    return PACKAGE / f"{module.replace('.', '/')}.py"
+
+
 def _collect(module: str, seen: dict[str, str]) -> None:
-    path = PACKAGE / f"{module}.py"
+    path = _source(module)
     if module in seen or not path.exists():
         return
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    seen[module], imported = _parsed(path.read_text(encoding="utf-8"))
+    for name in imported:
+        _collect(name, seen)
+
+
+@cache
+def _parsed(source: str) -> tuple[str, list[str]]:
+    """The syntax of a module without its docstrings, and the modules of this package it imports."""
+    tree = ast.parse(source)
     imported = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "tumorfab":
-            imported |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tumorfab."):
-            imported.add((node.module or "").split(".")[1])
+        if isinstance(node, ast.ImportFrom):  # of a module, or of names in one
+            imported |= {str(node.module), *(f"{node.module}.{a.name}" for a in node.names)}
         elif isinstance(node, ast.Import):
-            imported |= {a.name.split(".")[1] for a in node.names if a.name.startswith("tumorfab.")}
+            imported |= {alias.name for alias in node.names}
         body = getattr(node, "body", None)
         if (
             isinstance(body, list)
@@ -206,6 +279,4 @@ def _collect(module: str, seen: dict[str, str]) -> None:
             and isinstance(body[0].value.value, str)
         ):
             node.body = body[1:]  # type: ignore[attr-defined]
-    seen[module] = ast.dump(tree)
-    for name in sorted(imported):
-        _collect(name, seen)
+    return ast.dump(tree), sorted(imported)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tumorfab import __version__, mosaic, stage
+from tumorfab import __version__, mosaic, stage, view
 from tumorfab.ingest import read_subjects
 from tumorfab.page import render
 from tumorfab.stage import InputError
@@ -241,7 +241,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--subjects", type=Path, required=True, help="subjects.tsv of ingest")
     parser.add_argument("--results", type=Path, required=True, help="results folder of the study")
     parser.add_argument("--label", required=True, help="BIDS label of the analysis space")
-    parser.add_argument("--out", type=Path, required=True, help="folder: index.html, metrics.tsv")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder: index.html, viewer.html, metrics.tsv"
+    )
     args = parser.parse_args(argv)
     table = read(read_subjects(args.subjects), args.results, args.label)
     z = z_scores(table)
@@ -251,6 +253,7 @@ def main(argv: list[str] | None = None) -> None:
         sep="\t", index=False, float_format="%.6g", na_rep="n/a", lineterminator="\n"
     )
     stage.write_text(args.out / "metrics.tsv", lines)
+    stage.write_text(args.out / "viewer.html", view.page())
     stage.write_text(args.out / "index.html", content)
 
 

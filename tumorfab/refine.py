@@ -5,13 +5,13 @@ bit.
 """
 
 import argparse
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from tumorfab import __version__, checkpoint, gpu, refiner, samples, stage
+from tumorfab.files import sha256
 from tumorfab.train_refiner import tissue_relative
 from tumorfab.volume import Image, Labels, box, lattice, load_grid, load_on, save
 
@@ -26,7 +26,6 @@ def load_generator(path: Path, modalities: list[str], device: torch.device) -> r
     return generator.to(device).eval()
 
 
-@torch.no_grad()
 def refine(
     generator: refiner.Generator, images: list[Image], labels: Labels, references: list[list[float]]
 ) -> list[Image]:
@@ -34,14 +33,9 @@ def refine(
     without a tumour has nothing to refine."""
     if not labels.any():
         return images
-    device = next(generator.parameters()).device
     window = box(labels > 0, MARGIN)
     relative = np.stack(tissue_relative([image[window] for image in images], references))
-    size = relative.shape[1:]
-    padded = [(0, 0)] + [(0, -n % 4) for n in size]  # three levels halve twice
-    x = torch.from_numpy(np.pad(relative, padded))[None].to(device)
-    y = torch.from_numpy(np.pad(labels[window], padded[1:]).astype(np.int64))[None].to(device)
-    change = (generator(x, y) - x)[0].cpu().numpy()[(slice(None), *(slice(0, n) for n in size))]
+    change = refiner.change(generator, relative, labels[window])
     refined = []
     for image, residual, (_, scale) in zip(images, change, references, strict=True):
         limit = 32767 * lattice(image)  # what the file holds without moving the other voxels
@@ -54,7 +48,11 @@ def refine(
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage: one shard of samples in one process."""
-    parser = argparse.ArgumentParser(prog="tumorfab refine", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="tumorfab refine",
+        description=__doc__.splitlines()[0],
+        fromfile_prefix_chars="@",  # @FILE: one argument a line
+    )
     parser.add_argument("--refiner", type=Path, required=True, help="refiner.pt")
     parser.add_argument(
         "--samples",
@@ -66,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--modality", nargs="+", required=True)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
-    digest = hashlib.sha256(args.refiner.read_bytes()).hexdigest()
+    digest = sha256(args.refiner)
     with gpu.device(args.threads) as device:
         generator = load_generator(args.refiner, args.modality, device)
         for sidecar in stage.progress(args.samples, "refining"):
@@ -81,7 +79,12 @@ def main(argv: list[str] | None = None) -> None:
             ):
                 save(samples.image(refined, modality), image, grid.affine)
             save(samples.dseg(refined), labels, grid.affine)
-            provenance = {"coarse": sidecar.stem, "refiner_sha256": digest, "tumorfab": __version__}
+            provenance = {
+                "coarse": sidecar.stem,
+                "refiner_sha256": digest,
+                "volumes_sha256": samples.checksums(refined, args.modality),
+                "tumorfab": __version__,
+            }
             stage.write_json(refined, {**record, **provenance})
 
 

@@ -12,13 +12,17 @@ Shapes: images (B, M, I, J, K) float32, labels (B, I, J, K) int64 in 0..3.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from monai.networks.blocks import Convolution
+from monai.networks.nets import SegResNet
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from tumorfab.networks import backbone
+from tumorfab.networks import backbone, fast
+from tumorfab.volume import Labels
 
 CLASSES = 4  # background, NCR, ED, ET
 
@@ -50,8 +54,9 @@ class Generator(nn.Module):
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Refined images; equal to `images` wherever `support` is 0."""
-        residual = self.network(torch.cat([images, one_hot(labels)], 1))
-        return images + support(images, labels) * residual
+        with fast(images.device):
+            residual = self.network(torch.cat([images, one_hot(labels)], 1))
+        return images + support(images, labels) * residual.float()
 
 
 class Discriminator(nn.Module):
@@ -88,13 +93,42 @@ class Discriminator(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Real/fake logits (B, 1, I/4, J/4, K/4) and class logits (B, 4, I, J, K)."""
-        fine = self.fine(images)
-        middle = self.middle(fine)
-        deep = self.deep(middle)
-        levels = [fine] + [
-            functional.interpolate(x, size=fine.shape[2:], mode="trilinear") for x in (middle, deep)
-        ]
-        return self.real(deep), self.classes(torch.cat(levels, 1))
+        with fast(images.device):
+            fine = self.fine(images)
+            middle = self.middle(fine)
+            deep = self.deep(middle)
+            levels = [fine] + [
+                functional.interpolate(x, size=fine.shape[2:], mode="trilinear")
+                for x in (middle, deep)
+            ]
+            real, classes = self.real(deep), self.classes(torch.cat(levels, 1))
+        return real.float(), classes.float()
+
+
+def encoder(modalities: int, channels: int) -> SegResNet:
+    """The segmentation network whose features guide the generator."""
+    return backbone(modalities, CLASSES, channels)
+
+
+def features(encoder: SegResNet, images: torch.Tensor) -> list[torch.Tensor]:
+    """Its features, from fine to coarse: (B, C 2^l, I/2^l, J/2^l, K/2^l) float32."""
+    with fast(images.device):
+        return [level.float() for level in encoder.encode(images)[1]]
+
+
+@torch.no_grad()
+def change(
+    generator: Generator, images: NDArray[np.float32], labels: Labels
+) -> NDArray[np.float32]:
+    """What the generator adds to a whole tumour: `images` (M, I, J, K), `labels` (I, J, K), of any
+    size."""
+    size = images.shape[1:]
+    padded = [(0, -n % 4) for n in size]  # three levels halve twice
+    device = next(generator.parameters()).device
+    x = torch.from_numpy(np.pad(images, [(0, 0), *padded]))[None].to(device)
+    y = torch.from_numpy(np.pad(labels, padded).astype(np.int64))[None].to(device)
+    added = (generator(x, y) - x)[0].cpu().numpy()
+    return np.asarray(added[(slice(None), *(slice(0, n) for n in size))], np.float32)
 
 
 def hinge(

@@ -3,7 +3,23 @@
 from pathlib import Path
 from typing import Any
 
+from tumorfab.files import sha256
 from tumorfab.stage import InputError, read_json
+
+# How the samples of an arm are called in file names; arms that are not here have none of their own.
+KINDS = {
+    "coarse": "coarse",
+    "tf": "tf",
+    "copypaste": "copypaste",
+    "carvemix": "carvemix",
+    "carvemix_published": "carvemixpublished",
+    "pix2pix": "pix2pix",
+}
+
+
+def stem(host: str, space: str, arm: str, number: int) -> str:
+    """How the names of all files of one sample of an arm begin."""
+    return f"sub-{host}_space-{space}_desc-{KINDS[arm]}{number:03d}"
 
 
 def image(sidecar: Path, modality: str) -> Path:
@@ -14,6 +30,13 @@ def image(sidecar: Path, modality: str) -> Path:
 def dseg(sidecar: Path) -> Path:
     """The sample's label map."""
     return sidecar.with_name(f"{sidecar.stem}_dseg.nii.gz")
+
+
+def checksums(sidecar: Path, modalities: list[str]) -> dict[str, str]:
+    """SHA-256 of the sample's volumes by file name: with it in the sidecar, a stage that depends on
+    the sidecar depends on them."""
+    files = [*(image(sidecar, m) for m in modalities), dseg(sidecar)]
+    return {path.name: sha256(path) for path in files}
 
 
 def refined(sidecar: Path) -> Path:

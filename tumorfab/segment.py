@@ -7,6 +7,7 @@ checkpoint and nothing else.
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,29 @@ def to_labels(logits: NDArray[np.float32]) -> Labels:
 
 
 @torch.no_grad()
-def predict(network: torch.nn.Module, images: NDArray, patch: int) -> Labels:
-    """Segment (M, I, J, K) standardised images by overlapping, Gaussian-weighted windows."""
+def predict(network: torch.nn.Module, images: NDArray, patch: int, mirror: bool = False) -> Labels:
+    """Segment (M, I, J, K) standardised images by overlapping, Gaussian-weighted windows; with
+    `mirror` the mean over all eight mirrorings."""
     network.eval()
     x = torch.from_numpy(images.astype(np.float32))[None].to(next(network.parameters()).device)
-    logits = sliding_window_inference(x, (patch,) * 3, 4, network, overlap=0.5, mode="gaussian")
+    logits = torch.zeros(())
+    for flips in product((False, True), repeat=3) if mirror else [(False,) * 3]:
+        axes = [axis for axis, flip in zip((2, 3, 4), flips, strict=True) if flip]
+        found = sliding_window_inference(
+            x.flip(axes), (patch,) * 3, 4, network, overlap=0.5, mode="gaussian"
+        )
+        assert isinstance(found, torch.Tensor)
+        logits = logits.to(found) + found.flip(axes)
     network.train()
     return to_labels(logits[0].float().cpu().numpy())
+
+
+def synthetic_share(params: dict[str, Any], step: int) -> float:
+    """Share of a step's batch that is synthetic. Both schedules show as many synthetic patches."""
+    share: float = params["synthetic_share"]
+    if params["schedule"] == "joint":
+        return share
+    return 1.0 if step < round(share * params["steps"]) else 0.0
 
 
 def draw_batch(
@@ -126,7 +143,8 @@ def train(
         rng = stage.rng(seed[0], "segment", seed[1], "step", step)
         for group in optimiser.param_groups:
             group["lr"] = params["learning_rate"] * (1 - step / steps) ** 0.9
-        images, labels = draw_batch(real, synthetic, params, rng)
+        mixed = params | {"synthetic_share": synthetic_share(params, step)}
+        images, labels = draw_batch(real, synthetic, mixed, rng)
         x, y = patches.augment(images.to(device), labels.to(device), rng, intensity=0.1)
         loss = loss_function(network(x), regions(y))
         if not torch.isfinite(loss):
@@ -161,16 +179,20 @@ def train(
 
 def validate(network: torch.nn.Module, cases: list[Case], patch: int) -> float:
     """Mean Dice over validation cases and regions."""
-    values = []
+    values: list[float] = []
     for case in cases:
         predicted = predict(network, case.images, patch)
-        values += [float(row["dice"]) for row in metrics.case_scores(predicted, case.labels, 1.0)]
+        values += metrics.region_dice(predicted, case.labels).values()
     return float(np.mean(values))
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage: one arm, k, n, fold and seed."""
-    parser = argparse.ArgumentParser(prog="tumorfab segment", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="tumorfab segment",
+        description=__doc__.splitlines()[0],
+        fromfile_prefix_chars="@",  # @FILE: one argument a line
+    )
     parser.add_argument(
         "--results", type=Path, required=True, help="folder with sub-*/anat of the real cases"
     )
@@ -229,7 +251,8 @@ def main(argv: list[str] | None = None) -> None:
             grid = load_grid(paths[0])
             images = np.stack([standardised(load_on(path, grid)) for path in paths])
             name = f"sub-{subject}_space-{args.label}_desc-pred_dseg.nii.gz"
-            save(args.out / name, predict(network, images, args.params["patch"]), grid.affine)
+            found = predict(network, images, args.params["patch"], args.params["mirror"])
+            save(args.out / name, found, grid.affine)
     checkpoint.write_history(args.out / "training.csv", history, ["loss", "validation_dice"])
     checkpoint.save_model(
         args.out / "model.pt",

@@ -6,23 +6,28 @@ from its last checkpoint; every step draws its batch from a generator named afte
 
 import argparse
 import json
-from collections.abc import Mapping
+import shutil
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from tumorfab import bank, checkpoint, gpu, patches, refiner, samples, stage
+from tumorfab import bank, checkpoint, gpu, judge, patches, refiner, samples, stage
 from tumorfab.contrast import Reference
-from tumorfab.networks import backbone
 from tumorfab.patches import Case
+from tumorfab.players import Players
 from tumorfab.volume import Image, box, load_grid, load_on
 
 SAVE_EVERY = 50
-EMA = 0.99
-LOSSES = ["encoder", "discriminator", "adversarial", "classes", "perceptual", "content"]
+LOSSES = ["encoder", "discriminator", "adversarial", "classes", "perceptual", "content", "distance"]
+# One in so many coarse samples is kept from the training, to tell when it is done.
+HELD_OUT = 5
+MARGIN = 12  # voxels around a tumour that is measured or pictured
 
 
 def load_case(
@@ -36,6 +41,41 @@ def load_case(
     if not labels.any():
         raise stage.InputError(f"{dseg}: holds no tumour; make it again")
     return Case.cropped(dseg.name, relative, labels, box(labels > 0, edge))
+
+
+def near(case: Case) -> Case:
+    """The case with a margin of 12 voxels around its tumours."""
+    where = box(case.labels > 0, MARGIN)
+    return Case(case.name, case.images[(slice(None), *where)], case.labels[where])
+
+
+def read_real(args: argparse.Namespace, cache: Path) -> tuple[list[Case], NDArray[np.float64]]:
+    """The training cases, mapped from `cache`, and the voxel edges (mm) of their grid."""
+    real = []
+    for donor in args.donor:
+        files = bank.case_files(args.results / f"sub-{donor}" / "anat", donor, args.label)
+        references = stage.read_json(args.bank / f"sub-{donor}_rois.json")["reference"]
+        images = {m: Path(str(files["image"]).format(m)) for m in args.modality}
+        case = load_case(images, files["dseg"], references, args.params["patch"])
+        real.append(case.mapped(cache))
+    return real, load_grid(files["dseg"]).spacing
+
+
+def read_coarse(args: argparse.Namespace, cache: Path) -> list[Case]:
+    """The coarse samples that hold a tumour, mapped from `cache`. Raises `InputError` where there
+    is none, and for a sample of a donor that is not a training case."""
+    coarse = []
+    for sidecar in stage.progress(args.samples, "reading coarse samples"):
+        record = samples.read(sidecar, args.donor)
+        if record["draw"]["tumour_free"]:
+            continue
+        images = {m: samples.image(sidecar, m) for m in args.modality}
+        references = record["reference"]
+        case = load_case(images, samples.dseg(sidecar), references, args.params["patch"])
+        coarse.append(case.mapped(cache))
+    if not coarse:
+        raise stage.InputError("place.tumour_free: no sample has a tumour to learn from; lower it")
+    return coarse
 
 
 def tissue_relative(images: list[Image], references: list[list[float]]) -> list[Image]:
@@ -60,134 +100,134 @@ def batch(
     return patches.augment(images, labels, rng)
 
 
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """What tells a good refiner: coarse samples that it never learns from, and the `real` training
+    cases' measures (`judge`)."""
+
+    held_out: list[Case]
+    real: list[dict[str, float]]
+    modalities: list[str]
+    spacing: NDArray[np.float64]
+
+    def distance(self, generator: refiner.Generator | None) -> float:
+        """How far the held-out samples are from real tumours once they are refined."""
+        return judge.distance([self.measured(case, generator) for case in self.held_out], self.real)
+
+    def measured(self, case: Case, generator: refiner.Generator | None) -> dict[str, float]:
+        """Measures of one case, refined if there is a generator."""
+        images = case.images.astype(np.float32)
+        if generator is not None:
+            images = images + refiner.change(generator, images, case.labels)
+        return judge.measures(list(images), self.modalities, case.labels, self.spacing)
+
+
 def train(
     real: list[Case],
     coarse: list[Case],
+    goal: Goal,
     params: dict[str, Any],
     seed: int,
     device: torch.device,
     state_path: Path,
     writer: SummaryWriter,
     run: str,
-) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    """Train encoder, then generator against discriminator; returns the generator's averaged weights
-    and the loss history. Raises `InputError` when the training diverges."""
-    modalities, edge, count = len(real[0].images), params["patch"], params["batch"]
+) -> tuple[Players, list[dict[str, float]]]:
+    """Train encoder, then generator against discriminator; returns the players, whose `best` is the
+    averaged generator that came nearest to the goal, and the history. Raises `InputError` when the
+    training diverges or a single patch does not fit the GPU."""
     torch.manual_seed(int(stage.rng(seed, "refiner", "weights").integers(2**31)))
-    encoder = backbone(modalities, refiner.CLASSES, params["channels"]).to(device)
-    generator = refiner.Generator(modalities, params["channels"]).to(device)
-    average = refiner.Generator(modalities, params["channels"]).to(device)
-    average.load_state_dict(generator.state_dict())
-    discriminator = refiner.Discriminator(modalities, params["channels"]).to(device)
-    statistics = refiner.ClassStatistics([params["channels"] * 2**i for i in range(3)]).to(device)
-    modules = {"encoder": encoder, "generator": generator, "average": average,
-               "discriminator": discriminator, "statistics": statistics}  # fmt: skip
-    rate = params["learning_rate"]
-    optimisers = {
-        "encoder": torch.optim.AdamW(encoder.parameters(), 1e-3),
-        "generator": torch.optim.Adam(generator.parameters(), rate, betas=(0.5, 0.9)),
-        "discriminator": torch.optim.Adam(discriminator.parameters(), 2 * rate, betas=(0.5, 0.9)),
-    }
-    stateful = modules | {f"optimiser of {name}": item for name, item in optimisers.items()}
-    history: list[dict[str, float]] = []
-    start = 0
+    players = Players.new(len(goal.modalities), params, device)
+    # Before the first step the generator is the identity: what it must beat is the coarse sample.
+    before = goal.distance(None)
+    progress: dict[str, Any] = {"step": 0, "history": [], "nearest": before, "idle": 0}
+    if params["encoder"]:
+        content = checkpoint.load_model(Path(params["encoder"]), "critic", goal.modalities)
+        if content["channels"] != params["channels"]:
+            raise stage.InputError(
+                f"{params['encoder']}: has {content['channels']} channels; "
+                "set refiner.channels to it"
+            )
+        players.encoder.load_state_dict(content["encoder"])
+        progress["step"] = params["encoder_steps"]
     if saved := checkpoint.resume(state_path, run):
-        for name, item in stateful.items():
-            item.load_state_dict(saved[name])
-        start, history = saved["step"], saved["history"]
+        players.load(saved)
+        progress = saved["progress"]
 
+    count, start, history = params["batch"], progress["step"], progress["history"]
     total = params["encoder_steps"] + params["steps"]
     for step in stage.progress(range(start, total), "refiner training", total - start):
-        rng = stage.rng(seed, "refiner", "step", step)
-        x, labels = batch(real, count, edge, rng, device)
-        if step < params["encoder_steps"]:  # phase 1: the encoder whose features will guide
-            losses = _encoder_step(encoder, optimisers["encoder"], x, labels)
-        else:  # phase 2: generator against discriminator
-            encoder.requires_grad_(False)
-            y, wanted = batch(coarse, count, edge, rng, device)
-            losses = _adversarial_step(modules, optimisers, x, labels, y, wanted, params)
-            done = step - params["encoder_steps"]
-            # The average starts short, so that the first, worst weights do not linger in it.
-            decay = min(EMA, (1 + done) / (10 + done))
-            with torch.no_grad():
-                for kept, new in zip(average.parameters(), generator.parameters(), strict=True):
-                    kept.lerp_(new, 1 - decay)
+        if progress["idle"] >= params["patience"]:
+            break
+        losses, count = _step(players, real, coarse, params, seed, step, count)
         if not all(np.isfinite(value) for value in losses.values()):
             raise stage.InputError(
                 f"refiner training diverged at step {step} ({losses}); lower refiner.learning_rate"
             )
+        done = step + 1 - params["encoder_steps"]
+        if done > 0 and (done % params["validate_every"] == 0 or step + 1 == total):
+            losses["distance"] = goal.distance(players.average)
+            progress["idle"] += 1
+            if losses["distance"] < progress["nearest"]:
+                progress |= {"nearest": losses["distance"], "idle": 0}
+                players.best.load_state_dict(players.average.state_dict())
+            writer.add_image("refiner/sample", picture(players.average, goal.held_out[0]), step)
         history.append({"step": step, **losses})
         for name, value in losses.items():
             writer.add_scalar(f"refiner/{name}", value, step)
         if (step + 1) % SAVE_EVERY == 0 and step + 1 < total:
-            state = {name: item.state_dict() for name, item in stateful.items()}
-            checkpoint.save(state_path, run, {**state, "step": step + 1, "history": history})
-    return {k: v.cpu() for k, v in average.state_dict().items()}, history
+            progress["step"] = step + 1
+            state = players.state() | {"step": step + 1, "progress": progress}
+            checkpoint.save(state_path, run, state)
+    if progress["nearest"] == before:
+        print(
+            "no refiner came nearer to real tumours than coarse samples are: they stay as they are"
+        )
+    return players, history
 
 
-def _encoder_step(
-    encoder: torch.nn.Module,
-    optimiser: torch.optim.Optimizer,
-    x: torch.Tensor,
-    labels: torch.Tensor,
-) -> dict[str, float]:
-    loss = refiner.class_loss(encoder(x), labels)
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
-    return {"encoder": loss.item()}
+def _step(
+    players: Players, real: list[Case], coarse: list[Case], params: dict[str, Any], seed: int,
+    step: int, count: int,
+) -> tuple[dict[str, float], int]:  # fmt: skip
+    """One step on `count` patches of each kind, or on half as many, and half of that, where the GPU
+    has no room; returns the losses and the number that fitted."""
+    while True:
+        rng = stage.rng(seed, "refiner", "step", step)
+        try:
+            x = batch(real, count, params["patch"], rng, players.device)
+            if step < params["encoder_steps"]:  # phase 1: the encoder whose features will guide
+                return players.learn_to_see(*x), count
+            # phase 2: generator against discriminator
+            y = batch(coarse, count, params["patch"], rng, players.device)
+            return players.compete(*x, *y, params, step - params["encoder_steps"]), count
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            if count == 1:
+                raise stage.InputError(
+                    "refiner.patch: one patch does not fit the GPU; lower it"
+                ) from None
+            count //= 2
+            print(f"out of GPU memory: going on with batches of {count}", file=sys.stderr)
 
 
-def _adversarial_step(
-    modules: dict[str, Any],
-    optimisers: Mapping[str, torch.optim.Optimizer],
-    x: torch.Tensor,
-    labels: torch.Tensor,
-    y: torch.Tensor,
-    wanted: torch.Tensor,
-    params: dict[str, Any],
-) -> dict[str, float]:
-    """One step of each player. `x`, `labels`: real patches; `y`, `wanted`: coarse patches."""
-    generator, discriminator = modules["generator"], modules["discriminator"]
-    encoder, statistics = modules["encoder"], modules["statistics"]
-    at_real, at_fake = refiner.support(x, labels), refiner.support(y, wanted)
-
-    with torch.no_grad():
-        refined = generator(y, wanted)
-    verdict, classes = discriminator(x)
-    against = refiner.hinge(verdict, None, at_real) + refiner.hinge(
-        None, discriminator(refined)[0], at_fake
-    )
-    # The class head learns from real voxels only: what it calls a class is what reality calls it.
-    judge = against + refiner.class_loss(classes, labels)
-    optimisers["discriminator"].zero_grad()
-    judge.backward()
-    optimisers["discriminator"].step()
-
-    statistics.update(encoder.encode(x)[1], labels)
-    discriminator.requires_grad_(False)
-    refined = generator(y, wanted)
-    verdict, classes = discriminator(refined)
-    terms = {
-        "adversarial": -refiner.weighted_mean(verdict, at_fake),
-        "classes": refiner.class_loss(classes, wanted),
-        "perceptual": statistics.distance(encoder.encode(refined)[1], wanted),
-        # Content: keep the coarse tumour's low frequencies, and leave real tumours as they are.
-        "content": refiner.content(refined, y, at_fake)
-        + refiner.weighted_mean((generator(x, labels) - x) ** 2, at_real),
-    }
-    loss = torch.stack([params[name] * term for name, term in terms.items()]).sum()
-    optimisers["generator"].zero_grad()
-    loss.backward()
-    optimisers["generator"].step()
-    discriminator.requires_grad_(True)
-    return {"discriminator": against.item(), **{name: term.item() for name, term in terms.items()}}
+def picture(generator: refiner.Generator, case: Case) -> NDArray[np.uint8]:
+    """(1, H, W) for TensorBoard: a coarse sample (left) and what became of it, every modality, in
+    the axial slice with most tumour."""
+    k = int((case.labels > 0).sum((0, 1)).argmax())
+    images = case.images.astype(np.float32)
+    both = np.stack([images, images + refiner.change(generator, images, case.labels)])[..., k]
+    rows = np.concatenate([np.concatenate(list(part), 1) for part in both], 0).T[::-1]
+    low, high = np.percentile(rows, (1, 99))
+    return (255 * np.clip((rows - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)[None]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of the stage."""
     parser = argparse.ArgumentParser(
-        prog="tumorfab train_refiner", description=__doc__.splitlines()[0]
+        prog="tumorfab train_refiner",
+        description=__doc__.splitlines()[0],
+        fromfile_prefix_chars="@",  # @FILE: one argument a line
     )
     parser.add_argument(
         "--results", type=Path, required=True, help="folder with sub-*/anat of the real cases"
@@ -209,45 +249,48 @@ def main(argv: list[str] | None = None) -> None:
         "--params", type=json.loads, required=True, help="config section `refiner`, JSON"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for refiner.pt and training.csv"
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for refiner.pt, critic.pt and training.csv",
     )
     args = parser.parse_args(argv)
 
-    edge = args.params["patch"]
-    real = []
-    for donor in args.donor:
-        files = bank.case_files(args.results / f"sub-{donor}" / "anat", donor, args.label)
-        references = stage.read_json(args.bank / f"sub-{donor}_rois.json")["reference"]
-        images = {m: Path(str(files["image"]).format(m)) for m in args.modality}
-        real.append(load_case(images, files["dseg"], references, edge))
-    coarse = []
-    for sidecar in stage.progress(args.samples, "reading coarse samples"):
-        record = samples.read(sidecar, args.donor)
-        if record["draw"]["tumour_free"]:
-            continue
-        references = record["reference"]
-        images = {m: samples.image(sidecar, m) for m in args.modality}
-        coarse.append(load_case(images, samples.dseg(sidecar), references, edge))
-
-    if not coarse:
-        raise stage.InputError("place.tumour_free: no sample has a tumour to learn from; lower it")
-    run = checkpoint.fingerprint(
-        args.params, args.seed, args.modality, [c.digest() for c in real + coarse]
-    )
+    cache = args.out / "cache"
+    real, spacing = read_real(args, cache)
+    coarse = read_coarse(args, cache)
+    # With a handful of samples the last one is learned from, too.
+    held_out = coarse[HELD_OUT - 1 :: HELD_OUT] or coarse[-1:]
+    learned = [case for case in coarse if case not in held_out] or coarse
+    digests = [[case.digest() for case in cases] for cases in (real, learned, held_out)]
+    run = checkpoint.fingerprint(args.params, args.seed, args.modality, digests)
+    goal = Goal([near(case) for case in held_out], [], args.modality, spacing)
+    goal = replace(goal, real=[goal.measured(near(case), None) for case in real])
     state_path = args.out / "checkpoint.pt"
     with gpu.device(args.threads) as device, SummaryWriter(str(args.out / "tensorboard")) as writer:
-        weights, history = train(
-            real, coarse, args.params, args.seed, device, state_path, writer, run
+        players, history = train(
+            real, learned, goal, args.params, args.seed, device, state_path, writer, run
         )
     checkpoint.write_history(args.out / "training.csv", history, LOSSES)
+    channels = args.params["channels"]
+    parts = {name: weights(getattr(players, name)) for name in ("best", "encoder", "discriminator")}
     checkpoint.save_model(
         args.out / "refiner.pt",
         "refiner",
         args.modality,
-        weights=weights,
-        channels=args.params["channels"],
+        channels=channels,
+        weights=parts.pop("best"),
+    )
+    checkpoint.save_model(
+        args.out / "critic.pt", "critic", args.modality, channels=channels, **parts
     )
     state_path.unlink(missing_ok=True)
+    shutil.rmtree(cache)
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A network's weights, on the CPU."""
+    return {name: value.cpu() for name, value in module.state_dict().items()}
 
 
 if __name__ == "__main__":

@@ -52,11 +52,11 @@ if config["healthy"]["source"] == "demo":
 # exist by then; the demo's files must be made first.
 rule ingest:
     input:
-        sorted(
-            path
+        lambda wildcards: sorted(
+            row[column]
+            for row in subjects.values()
             for column in (*MODALITIES, "seg")
-            for path in subjects[column]
-            if path
+            if row[column]
         ),
     output:
         subjects=f"{R}/cohort/subjects.tsv",

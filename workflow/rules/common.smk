@@ -2,45 +2,116 @@
 import json
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
-from tumorfab import plan, wishes
+from tumorfab import plan, samples, wishes
 from tumorfab.config import validated
 from tumorfab.plan import code
-from tumorfab.stage import InputError
+from tumorfab.stage import InputError, write_text
 
 try:
     config = validated(config)
-    subjects = plan.subjects(config, workflow.is_main_process).set_index("subject")
+    table = plan.subjects(config, workflow.is_main_process)
 except InputError as error:
     sys.exit(f"error: {error}")
 
+subjects = table.set_index("subject").to_dict("index")
 R = config["results"]
 S = config["space"]["label"]
 MODALITIES = config["modalities"]
 TISSUES = ["CSF", "GM", "WM"]
-HEALTHY = subjects.index[subjects.role == "host"].tolist()
-TRAIN, VALIDATION, TEST = (
-    subjects.index[subjects.role == role].tolist()
-    for role in ("train", "validation", "test")
-)
-# Patients who train in every set of cases: none may host samples of a set that it is not in.
-PATIENTS = (
-    TRAIN[: min(config["study"]["k"])] if config["place"]["patients"] != "none" else []
-)
-HOSTS = HEALTHY + PATIENTS
+HEALTHY = table.subject[table.role == "host"].tolist()
+ANNOTATED = table.subject[table.cohort == "annotated"].tolist()
+FOLDS = plan.folds(table)
+TRAIN = [s for s in ANNOTATED if any(s in fold.train for fold in FOLDS)]
+# Patients who train in every set of cases of the fold: none may host samples of a set that it is
+# not in.
+PATIENTS = [
+    (
+        fold.train[: min(config["study"]["k"])]
+        if config["place"]["patients"] != "none"
+        else []
+    )
+    for fold in FOLDS
+]
+HOSTS = [HEALTHY + patients for patients in PATIENTS]  # by fold
 SHARED = config["annotated"]["space"] == "shared"
-ANNOTATED = TRAIN + VALIDATION + TEST
-DRAWS = plan.draws_per_host(config, len(HOSTS))
+DRAWS = plan.draws_per_host(config, len(HOSTS[0]))
 try:
-    wishes.check(config["place"]["table"], HOSTS, DRAWS)
+    wishes.check(config["place"]["table"], sum(HOSTS, []), DRAWS)
 except InputError as error:
     sys.exit(f"error: {error}")
 RUNS = plan.runs(config)
+SEGMENTATION = "nnunet" if config["segment"]["network"] == "nnunet" else "segment"
+RUN = f"{R}/segment/arm-{{arm}}_k-{{k}}_n-{{n}}_fold-{{fold}}_seed-{{seed}}"
+RUN_NAME = "arm-{arm}_k-{k}_n-{n}_fold-{fold}_seed-{seed}"
+# Arms whose samples are made of two training cases each: one hosts, another gives.
+PAIRED = {
+    "copypaste": "python -m tumorfab.baselines.copypaste",
+    "carvemix": "python -m tumorfab.baselines.carvemix",
+    "carvemix_published": "python -m tumorfab.baselines.carvemix --published",
+}
 SETS = (
     f"{R}/fold-{{fold}}_k-{{k}}"  # everything made from one set of real training cases
 )
 ENV = "../../envs/tumorfab.yaml"
+
+
+# Each job of a running workflow reads these files again. Of the rules that name the files of many
+# subjects it needs none but those that Snakemake lets it run.
+ALLOWED = plan.allowed_rules(sys.argv)
+
+
+# A job of a few seconds: on a cluster not worth a place in its queue.
+localrules:
+    ingest,
+    score,
+    qc,
+    report,
+
+
+def growing(amount):
+    """A resource of which a job that is tried again gets more."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+def batches(kind, members, count):
+    """Name and subjects of the rules over which a stage's subjects are spread."""
+    for number, part in plan.batches(members, count).items():
+        if not ALLOWED or f"{kind}_{number}" in ALLOWED:
+            yield f"{kind}_{number}", part
+
+
+def sets(kind, count):
+    """The same for what is made of hosts, for every fold and k: name, fold, k and hosts of each rule.
+
+    Nothing in the names of their outputs is a wildcard: Snakemake finds a file's rule by what
+    precedes the first one, and asked all of them about every file.
+    """
+    made = [(fold, k) for fold in range(len(FOLDS)) for k in config["study"]["k"]]
+    for i, (fold, k) in enumerate(made):
+        for number, hosts in plan.batches(HOSTS[fold], count).items():
+            name = f"{kind}_{i * count + number}"
+            if not ALLOWED or name in ALLOWED:
+                yield name, fold, k, hosts
+
+
+def listed(name, lines=None):
+    """For `params`: a file with `lines`, by default the input `sidecars`. Written when the job is
+    to run, since Linux limits an argument, and so a shell command, to 128 KiB."""
+    path = Path(f"{R}/lists/{name}.txt")
+
+    def write(wildcards, input):
+        target = Path(str(path).format(**wildcards))
+        text = "".join(
+            f"{line}\n" for line in (input.sidecars if lines is None else lines)
+        )
+        if not workflow.dryrun and not (target.exists() and target.read_text() == text):
+            write_text(target, text)
+        return str(target)
+
+    return write
 
 
 onstart:  # not earlier: a dry run needs no lock, and whether it is one shows only now
@@ -57,6 +128,23 @@ onstart:  # not earlier: a dry run needs no lock, and whether it is one shows on
 def section(name):
     """One section of the config as JSON whose bytes do not depend on the order of its keys."""
     return json.dumps(config[name], sort_keys=True)
+
+
+def scans(subject):
+    """A subject's scans as they came."""
+    return [subjects[subject][m] for m in MODALITIES]
+
+
+def native(subject):
+    """What the preprocessing of a healthy scan leaves."""
+    stem = f"{R}/sub-{subject}/anat/sub-{subject}"
+    space = "to-MNI152NLin2009aSym_mode-image_xfm.txt"
+    return [
+        *[f"{stem}_desc-N4_{m}.nii.gz" for m in MODALITIES],
+        *[f"{stem}_from-{m}_{space}" for m in MODALITIES],
+        f"{stem}_desc-brain_mask.nii.gz",
+        f"{stem}_desc-preproc.json",
+    ]
 
 
 def standardised(subject, *names):
@@ -86,16 +174,47 @@ def case(subject):
     return standardised(subject, *[f"desc-preproc_{m}" for m in MODALITIES], "dseg")
 
 
+def fold_of(wildcards):
+    """The training, validation and test cases of a job's fold."""
+    return FOLDS[int(wildcards.fold)]
+
+
+def donors(wildcards):
+    """The real training cases of a fold and k: all that its samples and networks are made from."""
+    return fold_of(wildcards).train[: int(wildcards.k)]
+
+
 def picture(subject):
     """The quality picture of a subject."""
     return f"{R}/sub-{subject}/figures/sub-{subject}_desc-qc.png"
 
 
-def sidecars(kind, fold, k, n):
-    """Sidecars of the synthetic samples of a run; kind is coarse or tf."""
+def sidecar(arm, fold, k, host, number):
+    """Sidecar of a synthetic sample of an arm. It holds the checksums of the sample's volumes, so
+    that who depends on it depends on them."""
+    return f"{R}/fold-{fold}_k-{k}/sub-{host}/anat/{samples.stem(host, S, arm, number)}.json"
+
+
+def hosts_of(arm, fold, k):
+    """Who hosts the samples of an arm: healthy brains, or the training cases that are paired."""
+    return FOLDS[int(fold)].train[: int(k)] if arm in PAIRED else HOSTS[int(fold)]
+
+
+@cache
+def sidecars(arm, fold, k, n):
+    """Sidecars of the synthetic samples of a run: n for each of its k real cases, whatever the arm."""
     return [
-        f"{R}/fold-{fold}_k-{k}/sub-{host}/anat/sub-{host}_space-{S}_desc-{kind}{number:03d}.json"
-        for host, number in plan.samples(HOSTS, int(n) * int(k))
+        sidecar(arm, fold, k, host, number)
+        for host, number in plan.samples(hosts_of(arm, fold, k), int(n) * int(k))
+    ]
+
+
+def drawn(kind, fold, k, hosts):
+    """Sidecars of all samples of some hosts."""
+    return [
+        sidecar(kind, fold, k, host, number)
+        for host in hosts
+        for number in range(DRAWS)
     ]
 
 
@@ -112,14 +231,14 @@ def with_volumes(paths):
 
 def synthetic(wildcards):
     """Sidecars of the synthetic samples that an arm trains on."""
-    kind = {"coarse": "coarse", "tf": "tf"}.get(wildcards.arm)
-    return sidecars(kind, wildcards.fold, wildcards.k, wildcards.n) if kind else []
+    arm, fold, k, n = wildcards.arm, wildcards.fold, wildcards.k, wildcards.n
+    return sidecars(arm, fold, k, n) if arm in samples.KINDS else []
 
 
 wildcard_constraints:
     subject="[A-Za-z0-9]+",
     k="[0-9]+",
     n="[0-9]+",
-    fold="[0-9]+",
+    fold="|".join(map(str, range(len(FOLDS)))),
     seed="[0-9]+",
     arm="[a-z0-9_]+",

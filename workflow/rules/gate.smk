@@ -2,63 +2,64 @@
 # torch; then one job decides on all of them, since a score is low or not among the others.
 
 
-for shard in sorted({plan.shard(host, config["compute"]["shards"]) for host in HOSTS}):
-    shard_sidecars = [
-        f"{SETS}/sub-{host}/anat/sub-{host}_space-{S}_desc-{{kind}}{number:03d}.json"
-        for host in HOSTS
-        if plan.shard(host, config["compute"]["shards"]) == shard
-        for number in range(DRAWS)
-    ]
+def appraised(kind, fold, k, number):
+    """The table of scores of a shard of the samples of a kind."""
+    return f"{R}/fold-{fold}_k-{k}/gate/{kind}_shard-{number}.tsv"
+
+
+for kind, (appraise_rule, fold, k, hosts) in [
+    (kind, each)
+    for kind in ("coarse", "tf")
+    for each in sets(f"appraise_{kind}", config["compute"]["shards"])
+]:
 
     rule:
         name:
-            f"appraise_{shard}"
+            appraise_rule
         input:
-            critic=f"{SETS}/refiner/critic.pt",
-            bank=lambda wildcards: [
+            critic=f"{R}/fold-{fold}_k-{k}/refiner/critic.pt",
+            bank=[
                 f"{R}/bank/sub-{donor}_rois.{end}"
-                for donor in TRAIN[: int(wildcards.k)]
+                for donor in FOLDS[fold].train[:k]
                 for end in ("npz", "json")
             ],
-            sidecars=shard_sidecars,
-            volumes=[volume for path in shard_sidecars for volume in volumes(path)],
+            sidecars=drawn(kind, fold, k, hosts),
         output:
-            f"{SETS}/gate/{{kind}}_shard-{shard}.tsv",
+            appraised(kind, fold, k, plan.shard(hosts[0], config["compute"]["shards"])),
         log:
-            f"{R}/logs/appraise/fold-{{fold}}_k-{{k}}_{{kind}}_shard-{shard}.log",
+            f"{R}/logs/appraise/{appraise_rule}.log",
         benchmark:
-            f"{R}/benchmarks/appraise/fold-{{fold}}_k-{{k}}_{{kind}}_shard-{shard}.tsv"
+            f"{R}/benchmarks/appraise/{appraise_rule}.tsv"
         conda:
             ENV
         threads: config["compute"]["threads"]
         resources:
             gpu=1,
-            mem_mb=6000,
-            runtime=120,
+            mem_mb=growing(6000),
+            runtime=growing(120),
         params:
             code=code("appraise"),
             modalities=MODALITIES,
-            donors=lambda wildcards: TRAIN[: int(wildcards.k)],
+            donors=FOLDS[fold].train[:k],
+            samples=listed(f"appraise/{appraise_rule}"),
             bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
         shell:
             "python -m tumorfab.appraise --critic {input.critic} --bank {params.bank}"
-            " --donor {params.donors} --samples {input.sidecars} --modality {params.modalities}"
+            " --donor {params.donors} --samples @{params.samples} --modality {params.modalities}"
             " --threads {threads} --out {output} > {log} 2>&1"
 
 
 rule gate:
     input:
-        scores=[
-            f"{SETS}/gate/{{kind}}_shard-{shard}.tsv"
-            for shard in sorted(
-                {plan.shard(host, config["compute"]["shards"]) for host in HOSTS}
+        scores=lambda wildcards: [
+            appraised(wildcards.kind, wildcards.fold, wildcards.k, number)
+            for number in plan.batches(
+                HOSTS[int(wildcards.fold)], config["compute"]["shards"]
             )
         ],
-        real=lambda wildcards: [
-            path for s in TRAIN[: int(wildcards.k)] for path in case(s)
-        ],
+        real=lambda wildcards: [path for s in donors(wildcards) for path in case(s)],
         bank=lambda wildcards: [
-            f"{R}/bank/sub-{s}_rois.json" for s in TRAIN[: int(wildcards.k)]
+            f"{R}/bank/sub-{s}_rois.json" for s in donors(wildcards)
         ],
     output:
         f"{SETS}/gate/{{kind}}.tsv",
@@ -75,7 +76,7 @@ rule gate:
         section=section("gate"),
         label=S,
         modalities=MODALITIES,
-        donors=lambda wildcards: TRAIN[: int(wildcards.k)],
+        donors=donors,
         results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
         bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
     shell:

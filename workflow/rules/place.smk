@@ -19,7 +19,7 @@ rule bank:
         code=code("bank"),
         label=S,
         modalities=MODALITIES,
-        cases=[f"--case {s} {shlex.quote(subjects.licence[s])}" for s in TRAIN],
+        cases=[f"--case {s} {shlex.quote(subjects[s]['licence'])}" for s in TRAIN],
         results=lambda wildcards, input: str(Path(input.images[0]).parents[2]),
         out=lambda wildcards, output: str(Path(output.rois[0]).parent),
     shell:
@@ -27,58 +27,58 @@ rule bank:
         " --modality {params.modalities} --out {params.out} > {log} 2>&1"
 
 
-# All samples of one host in one process: the host is read once, each sample is its own file.
-rule place:
-    input:
-        host=images("{subject}"),
-        about=about("{subject}"),
-        tumour=lambda wildcards: (
-            case(wildcards.subject)[-1] if wildcards.subject in PATIENTS else []
-        ),
-        table=config["place"]["table"] or [],
-        bank=lambda wildcards: [
-            f"{R}/bank/sub-{donor}_rois.{kind}"
-            for donor in TRAIN[: int(wildcards.k)]
-            for kind in ("npz", "json")
-        ],
-    output:
-        [
-            path
-            for number in range(DRAWS)
-            for path in with_volumes(
-                [
-                    f"{SETS}/sub-{{subject}}/anat/sub-{{subject}}_space-{S}_desc-coarse{number:03d}.json"
-                ]
-            )
-        ],
-    log:
-        f"{R}/logs/place/fold-{{fold}}_k-{{k}}_{{subject}}.log",
-    benchmark:
-        f"{R}/benchmarks/place/fold-{{fold}}_k-{{k}}_{{subject}}.tsv"
-    conda:
-        ENV
-    resources:
-        mem_mb=3000,
-        runtime=30,
-    params:
-        code=code("place"),
-        section=section("place"),
-        label=S,
-        modalities=MODALITIES,
-        seed=config["seed"],
-        draws=DRAWS,
-        donors=lambda wildcards: TRAIN[: int(wildcards.k)],
-        patient=lambda wildcards: (
-            f"--patient {config['place']['patients']}"
-            if wildcards.subject in PATIENTS
-            else ""
-        ),
-        licence=lambda wildcards: subjects.licence[wildcards.subject],
-        anat=lambda wildcards, input: str(Path(input.host[0]).parent),
-        bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
-        out=lambda wildcards, output: str(Path(output[0]).parent),
-    shell:
-        "python -m tumorfab.place --host {wildcards.subject} {params.patient} --anat {params.anat}"
-        " --bank {params.bank} --donor {params.donors} --draws {params.draws}"
-        " --label {params.label} --modality {params.modalities} --seed {params.seed}"
-        " --licence {params.licence:q} --params {params.section:q} --out {params.out} > {log} 2>&1"
+def place_arguments(fold, k, hosts):
+    """What differs from host to host."""
+    return [
+        f"--host {host} --anat {shlex.quote(f'{R}/sub-{host}/anat')}"
+        f" --out {shlex.quote(f'{R}/fold-{fold}_k-{k}/sub-{host}/anat')}"
+        f" --licence {shlex.quote(subjects[host]['licence'])}"
+        + (f" --patient {config['place']['patients']}" if host in ANNOTATED else "")
+        for host in hosts
+    ]
+
+
+# All samples of some hosts in one process: a host is read once, the program is loaded once for all of
+# them, and each sample is its own files.
+for place_rule, fold, k, hosts in sets("place", config["compute"]["batches"]):
+
+    rule:
+        name:
+            place_rule
+        input:
+            hosts=[path for host in hosts for path in images(host)],
+            about=[about(host) for host in hosts],
+            tumours=[case(host)[-1] for host in hosts if host in ANNOTATED],
+            table=config["place"]["table"] or [],
+            bank=[
+                f"{R}/bank/sub-{donor}_rois.{kind}"
+                for donor in FOLDS[fold].train[:k]
+                for kind in ("npz", "json")
+            ],
+        output:
+            with_volumes(drawn("coarse", fold, k, hosts)),
+        log:
+            f"{R}/logs/place/{place_rule}.log",
+        benchmark:
+            f"{R}/benchmarks/place/{place_rule}.tsv"
+        conda:
+            ENV
+        resources:
+            mem_mb=growing(3000),
+            runtime=growing(5 + len(hosts) * (1 + DRAWS // 10)),
+        params:
+            code=[code("place"), code("batch")],
+            section=section("place"),
+            label=S,
+            modalities=MODALITIES,
+            seed=config["seed"],
+            draws=DRAWS,
+            donors=FOLDS[fold].train[:k],
+            hosts=place_arguments(fold, k, hosts),
+            each=listed(f"place/{place_rule}", place_arguments(fold, k, hosts)),
+            bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
+        shell:
+            "python -m tumorfab.batch place --each {params.each} --bank {params.bank}"
+            " --donor {params.donors} --draws {params.draws} --label {params.label}"
+            " --modality {params.modalities} --seed {params.seed} --params {params.section:q}"
+            " > {log} 2>&1"

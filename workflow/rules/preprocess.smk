@@ -10,7 +10,7 @@ NETWORK = config["healthy"]["brain"] in ("hd-bet", "synthstrip")
 rule preprocess_healthy:
     input:
         checked=ancient(rules.ingest.output.subjects),
-        scans=lambda wildcards: subjects.loc[wildcards.subject, MODALITIES].tolist(),
+        scans=lambda wildcards: scans(wildcards.subject),
     output:
         [
             f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-N4_{m}.nii.gz"
@@ -31,8 +31,8 @@ rule preprocess_healthy:
     threads: config["compute"]["threads"] if NETWORK else 1
     resources:
         gpu=int(NETWORK),
-        mem_mb=16000 if NETWORK else 3000,
-        runtime=60 if NETWORK else 30,
+        mem_mb=growing(16000 if NETWORK else 3000),
+        runtime=growing(10),
     params:
         code=code("preprocess"),
         section=section("preprocess"),
@@ -60,8 +60,8 @@ rule preprocess_healthy:
 use rule preprocess_healthy as preprocess_annotated with:
     input:
         checked=ancient(rules.ingest.output.subjects),
-        scans=lambda wildcards: subjects.loc[wildcards.subject, MODALITIES].tolist(),
-        seg=lambda wildcards: ([] if SHARED else subjects.loc[wildcards.subject, "seg"]),
+        scans=lambda wildcards: scans(wildcards.subject),
+        seg=lambda wildcards: ([] if SHARED else subjects[wildcards.subject]["seg"]),
     output:
         [
             f"{R}/sub-{{subject}}/anat/sub-{{subject}}_desc-N4_{m}.nii.gz"
@@ -77,8 +77,8 @@ use rule preprocess_healthy as preprocess_annotated with:
     threads: 1
     resources:
         gpu=0,
-        mem_mb=3000,
-        runtime=30,
+        mem_mb=growing(3000),
+        runtime=growing(10),
     params:
         cohort="annotated",
         space=config["annotated"]["space"],
@@ -89,7 +89,9 @@ use rule preprocess_healthy as preprocess_annotated with:
         ),
 
 
-# Training cases only: not even the position of a test brain may reach the hosts.
+# Training cases only: not even the position of a test brain may reach the hosts. With several folds,
+# where every case is trained on in one and tested in another, the mean position of all is in the
+# twelve numbers of the one alignment that the folds share; no annotation is.
 rule template:
     input:
         images=[
@@ -114,8 +116,8 @@ rule template:
     conda:
         ENV
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         code=code("template"),
         spacing=config["space"]["spacing"],
@@ -131,55 +133,82 @@ rule template:
         " --modality {params.modality} --out {params.out} > {log} 2>&1"
 
 
-rule standardise_healthy:
+# Aligning the tissue maps takes not much longer than loading the program: several subjects in one
+# process.
+for standardise_rule, part in batches(
+    "standardise", HEALTHY, config["compute"]["batches"]
+):
+
+    rule:
+        name:
+            standardise_rule
+        input:
+            native=[path for s in part for path in native(s)],
+            template=rules.template.output,
+        output:
+            [path for s in part for path in [about(s), *images(s)]],
+        log:
+            f"{R}/logs/standardise/{standardise_rule}.log",
+        benchmark:
+            f"{R}/benchmarks/standardise/{standardise_rule}.tsv"
+        conda:
+            ENV
+        resources:
+            mem_mb=growing(3000),
+            runtime=growing(5 + len(part)),
+        params:
+            code=[code("standardise"), code("batch")],
+            label=S,
+            modalities=MODALITIES,
+            each=listed(
+                f"standardise/{standardise_rule}",
+                [
+                    f"--subject {s} --anat {shlex.quote(f'{R}/sub-{s}/anat')}"
+                    for s in part
+                ],
+            ),
+            template=lambda wildcards, input: str(Path(input.template[0]).parent),
+            section=section("standardise"),
+        shell:
+            "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.batch standardise"
+            " --each {params.each} --cohort healthy --modality {params.modalities}"
+            " --template {params.template} --label {params.label} --params {params.section:q}"
+            " > {log} 2>&1"
+
+
+rule standardise_annotated:
     input:
-        rules.preprocess_healthy.output,
+        rules.preprocess_annotated.output,
         template=rules.template.output,
+        seg=lambda wildcards: subjects[wildcards.subject]["seg"],
     output:
         images("{subject}"),
-        evidence=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_space-{S}_desc-preproc.json",
+        standardised("{subject}", "dseg"),
+        evidence=about("{subject}"),
     log:
         f"{R}/logs/standardise/{{subject}}.log",
     benchmark:
         f"{R}/benchmarks/standardise/{{subject}}.tsv"
+    wildcard_constraints:
+        subject="|".join(ANNOTATED),
     conda:
         ENV
     resources:
-        mem_mb=3000,
-        runtime=20,
+        mem_mb=growing(3000),
+        runtime=growing(5),
     params:
         code=code("standardise"),
         label=S,
         modalities=MODALITIES,
         anat=lambda wildcards, output: str(Path(output.evidence).parent),
         template=lambda wildcards, input: str(Path(input.template[0]).parent),
-        cohort="healthy",
         section=section("standardise"),
-        seg="",
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads} python -m tumorfab.standardise"
-        " --subject {wildcards.subject} --cohort {params.cohort} --modality {params.modalities}"
+        " --subject {wildcards.subject} --cohort annotated --modality {params.modalities}"
         " --anat {params.anat} --template {params.template} --label {params.label}"
-        " --params {params.section:q} {params.seg}"
-        " > {log} 2>&1"
-
-
-use rule standardise_healthy as standardise_annotated with:
-    input:
-        rules.preprocess_annotated.output,
-        template=rules.template.output,
-        seg=lambda wildcards: subjects.loc[wildcards.subject, "seg"],
-    output:
-        images("{subject}"),
-        standardised("{subject}", "dseg"),
-        evidence=f"{R}/sub-{{subject}}/anat/sub-{{subject}}_space-{S}_desc-preproc.json",
-    wildcard_constraints:
-        subject="|".join(ANNOTATED),
-    params:
-        cohort="annotated",
-        seg=lambda wildcards, input: f"--seg {shlex.quote(input.seg)}",
+        " --params {params.section:q} --seg {input.seg:q} > {log} 2>&1"
 
 
 # Both rules can make the files of an annotated case; only the narrower one should.
 ruleorder: preprocess_annotated > preprocess_healthy
-ruleorder: standardise_annotated > standardise_healthy

@@ -3,24 +3,17 @@
 
 rule train_refiner:
     input:
+        encoder=config["refiner"]["encoder"] or [],
         bank=lambda wildcards: [
-            f"{R}/bank/sub-{s}_rois.json" for s in TRAIN[: int(wildcards.k)]
+            f"{R}/bank/sub-{s}_rois.json" for s in donors(wildcards)
         ],
-        real=lambda wildcards: [
-            path for s in TRAIN[: int(wildcards.k)] for path in case(s)
-        ],
+        real=lambda wildcards: [path for s in donors(wildcards) for path in case(s)],
         sidecars=lambda wildcards: sidecars(
             "coarse", wildcards.fold, wildcards.k, max(config["study"]["n"])
         ),
-        volumes=lambda wildcards: [
-            volume
-            for path in sidecars(
-                "coarse", wildcards.fold, wildcards.k, max(config["study"]["n"])
-            )
-            for volume in volumes(path)
-        ],
     output:
         model=f"{SETS}/refiner/refiner.pt",
+        critic=f"{SETS}/refiner/critic.pt",
         history=f"{SETS}/refiner/training.csv",
     log:
         f"{R}/logs/train_refiner/fold-{{fold}}_k-{{k}}.log",
@@ -31,75 +24,52 @@ rule train_refiner:
     threads: config["compute"]["threads"]
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=720,
+        mem_mb=growing(8000),
+        runtime=growing(720),
     params:
         code=code("train_refiner"),
         section=section("refiner"),
         label=S,
         modalities=MODALITIES,
         seed=config["seed"],
-        donors=lambda wildcards: TRAIN[: int(wildcards.k)],
+        donors=donors,
+        samples=listed("train_refiner/fold-{fold}_k-{k}"),
         results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
         bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
         out=lambda wildcards, output: str(Path(output.model).parent),
     shell:
         "python -m tumorfab.train_refiner --results {params.results} --donor {params.donors}"
-        " --bank {params.bank} --samples {input.sidecars} --label {params.label}"
+        " --bank {params.bank} --samples @{params.samples} --label {params.label}"
         " --modality {params.modalities} --seed {params.seed} --threads {threads}"
         " --params {params.section:q} --out {params.out} > {log} 2>&1"
 
 
-# One rule per shard: loading torch costs more than refining a sample, and each volume is still a
-# file of its own that Snakemake knows.
-for shard in sorted({plan.shard(host, config["compute"]["shards"]) for host in HOSTS}):
-    shard_hosts = [
-        h for h in HOSTS if plan.shard(h, config["compute"]["shards"]) == shard
-    ]
+# Loading torch costs more than refining a sample: one process for a shard of the hosts.
+for refine_rule, fold, k, hosts in sets("refine", config["compute"]["shards"]):
 
     rule:
         name:
-            f"refine_{shard}"
+            refine_rule
         input:
-            model=rules.train_refiner.output.model,
-            sidecars=[
-                f"{SETS}/sub-{host}/anat/sub-{host}_space-{S}_desc-coarse{number:03d}.json"
-                for host in shard_hosts
-                for number in range(DRAWS)
-            ],
-            volumes=[
-                volume
-                for host in shard_hosts
-                for number in range(DRAWS)
-                for volume in volumes(
-                    f"{SETS}/sub-{host}/anat/sub-{host}_space-{S}_desc-coarse{number:03d}.json"
-                )
-            ],
+            model=f"{R}/fold-{fold}_k-{k}/refiner/refiner.pt",
+            sidecars=drawn("coarse", fold, k, hosts),
         output:
-            [
-                path
-                for host in shard_hosts
-                for number in range(DRAWS)
-                for path in with_volumes(
-                    [
-                        f"{SETS}/sub-{host}/anat/sub-{host}_space-{S}_desc-tf{number:03d}.json"
-                    ]
-                )
-            ],
+            with_volumes(drawn("tf", fold, k, hosts)),
         log:
-            f"{R}/logs/refine/fold-{{fold}}_k-{{k}}_shard-{shard}.log",
+            f"{R}/logs/refine/{refine_rule}.log",
         benchmark:
-            f"{R}/benchmarks/refine/fold-{{fold}}_k-{{k}}_shard-{shard}.tsv"
+            f"{R}/benchmarks/refine/{refine_rule}.tsv"
         conda:
             ENV
         threads: config["compute"]["threads"]
         resources:
             gpu=1,
-            mem_mb=6000,
-            runtime=120,
+            mem_mb=growing(6000),
+            runtime=growing(120),
         params:
             code=code("refine"),
             modalities=MODALITIES,
+            samples=listed(f"refine/{refine_rule}"),
         shell:
-            "python -m tumorfab.refine --refiner {input.model} --samples {input.sidecars}"
+            "python -m tumorfab.refine --refiner {input.model} --samples @{params.samples}"
             " --modality {params.modalities} --threads {threads} > {log} 2>&1"

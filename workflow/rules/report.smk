@@ -1,4 +1,4 @@
-# The study's tables and its one page.
+# The scores of every run, the study's tables and its one page.
 ARMS = set(config["study"]["arms"])
 MOST = max(config["study"]["n"]) * max(config["study"]["k"])
 # The page shows eight samples, spread over all.
@@ -7,23 +7,52 @@ SHOWN = (
 )
 COARSE, REFINED = (
     [
-        sidecars(kind, 0, max(config["study"]["k"]), max(config["study"]["n"]))[i]
+        sidecar(kind, 0, max(config["study"]["k"]), *plan.sample(HOSTS[0], i))
         for i in SHOWN
     ]
     for kind in ("coarse", "tf")
 )
 
 
+rule score:
+    input:
+        predicted=lambda wildcards: [
+            f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz".format(**wildcards)
+            for s in fold_of(wildcards).test
+        ],
+        annotated=lambda wildcards: [case(s)[-1] for s in fold_of(wildcards).test],
+    output:
+        f"{RUN}/scores.csv",
+    log:
+        f"{R}/logs/score/{RUN_NAME}.log",
+    benchmark:
+        f"{R}/benchmarks/score/{RUN_NAME}.tsv"
+    conda:
+        ENV
+    params:
+        code=code("score"),
+        cases=lambda wildcards, input: [
+            f"--case {s} {p} {a}"
+            for s, p, a in zip(
+                fold_of(wildcards).test, input.predicted, input.annotated
+            )
+        ],
+    shell:
+        "python -m tumorfab.score {params.cases} --arm {wildcards.arm} --k {wildcards.k}"
+        " --n {wildcards.n} --fold {wildcards.fold} --seed {wildcards.seed} --out {output}"
+        " > {log} 2>&1"
+
+
 rule report:
     input:
         rules.ingest.output,
-        with_volumes(REFINED if "tf" in ARMS else []),
-        [volume for path in COARSE for volume in volumes(path)],
+        REFINED if "tf" in ARMS else [],
         scores=[f"{R}/segment/{run}/scores.csv" for run in RUNS],
         histories=[f"{R}/segment/{run}/training.csv" for run in RUNS],
         samples=COARSE,
         refiners=[
-            f"{R}/fold-0_k-{k}/refiner/training.csv"
+            f"{R}/fold-{fold}_k-{k}/refiner/training.csv"
+            for fold in range(len(FOLDS))
             for k in config["study"]["k"]
             if "tf" in ARMS
         ],
@@ -31,6 +60,7 @@ rule report:
         skipped=rules.ingest.output.skipped,
     output:
         f"{R}/report/dice.csv",
+        f"{R}/report/summary.csv",
         f"{R}/report/table.txt",
         page=f"{R}/report/index.html",
     log:
@@ -41,7 +71,10 @@ rule report:
         ENV
     params:
         code=code("report", "templates/report.html.j2", "templates/style.css.j2"),
-        config=json.dumps(config, sort_keys=True),
+        config=json.dumps(
+            {key: part for key, part in config.items() if key != "release"},
+            sort_keys=True,
+        ),
         runs=lambda wildcards, input: [str(Path(path).parent) for path in input.scores],
         samples=lambda wildcards, input: (
             ["--samples", *input.samples] if input.samples else ""
@@ -49,8 +82,25 @@ rule report:
         refiners=lambda wildcards, input: (
             ["--refiners", *input.refiners] if input.refiners else ""
         ),
+        sets=(
+            [
+                "--sets",
+                *[
+                    f"{R}/fold-{fold}_k-{k}"
+                    for fold in range(len(FOLDS))
+                    for k in config["study"]["k"]
+                ],
+                "--draws",
+                DRAWS,
+            ]
+            if COARSE
+            else ""
+        ),
+        realism=(
+            f"--realism {R}/realism.json" if Path(f"{R}/realism.json").exists() else ""
+        ),
         out=lambda wildcards, output: str(Path(output.page).parent),
     shell:
         "python -m tumorfab.report --scores {input.scores} --subjects {input.subjects}"
         " --skipped {input.skipped} --config {params.config:q} {params.samples} --runs {params.runs}"
-        " {params.refiners} --out {params.out} > {log} 2>&1"
+        " {params.refiners} {params.sets} {params.realism} --out {params.out} > {log} 2>&1"

@@ -1,0 +1,1 @@
+"""The methods that TF-Aug and TF-GAN are compared with, written from their papers."""
