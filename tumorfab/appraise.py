@@ -19,7 +19,6 @@ from tumorfab import bank, checkpoint, gpu, judge, likeness, metrics, refiner, r
 from tumorfab.contrast import Reference, tissue_relative
 from tumorfab.gate import SCORES, write
 from tumorfab.likeness import Core, Match
-from tumorfab.networks import backbone
 from tumorfab.volume import Grid, Image, Labels, box, load_grid, load_on
 
 MARGIN = 12  # voxels around the tumour: what the networks see of its surroundings
@@ -53,7 +52,7 @@ def load_critic(path: Path, modalities: list[str], device: torch.device) -> Crit
     """The critic of a trained refiner. Raises `InputError` when it is foreign or of other
     modalities."""
     content = checkpoint.load_model(path, "critic", modalities)
-    encoder = backbone(len(modalities), refiner.CLASSES, content["channels"])
+    encoder = refiner.encoder(len(modalities), content["channels"])
     discriminator = refiner.Discriminator(len(modalities), content["channels"])
     encoder.load_state_dict(content["encoder"])
     discriminator.load_state_dict(content["discriminator"])

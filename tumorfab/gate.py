@@ -61,8 +61,8 @@ def lowest(scores: pd.Series, share: float) -> float:
 def decide(
     scores: pd.DataFrame, real: Sequence[dict[str, float]], params: dict[str, Any]
 ) -> pd.DataFrame:
-    """The table of the gate: `scores` with the columns `accepted`, `reasons` and `band`, the
-    largest gap to the `real` cases' measures over what is allowed, in front.
+    """The table of the gate: `scores` with the columns `verdict` (accept or reject), `reasons` and
+    `band`, the largest gap to the `real` cases' measures over what is allowed, in front.
 
     `params` is the config section `gate`. A sample without a tumour has no scores and is accepted.
     """
@@ -74,12 +74,12 @@ def decide(
         gaps = judge.gaps(found, real)
         reasons.append(
             [
-                f"{words}: {name} {row[name]:.2f}, among the lowest of the batch"
-                for name, words in LEARNED.items()
+                f"{what}: {name} {row[name]:.2f}, among the lowest of the batch"
+                for name, what in LEARNED.items()
                 if row[name] < least[name]
             ]
             + [
-                f"{words(name, found[name], real)}: {gap:.1f} spreads from real cases, "
+                f"{fault(name, found[name], real)}: {gap:.1f} spreads from real cases, "
                 f"{limits[name]:.1f} allowed"
                 for name, gap in gaps.items()
                 if gap >= limits[name]
@@ -90,7 +90,7 @@ def decide(
     front = pd.DataFrame(
         {
             "sample": scores["sample"],
-            "accepted": ["no" if found else "yes" for found in reasons],
+            "verdict": ["reject" if found else "accept" for found in reasons],
             "reasons": ["; ".join(found) for found in reasons],
             "band": used,
         }
@@ -98,7 +98,7 @@ def decide(
     return front.join(scores.drop(columns="sample"))
 
 
-def words(measure: str, value: float, real: Sequence[dict[str, float]]) -> str:
+def fault(measure: str, value: float, real: Sequence[dict[str, float]]) -> str:
     """What is wrong with a measure that is too far from the `real` ones: `T1w ED too bright`."""
     where, _, what = measure.rpartition(" ")
     mean = np.mean([case[measure] for case in real if measure in case])
@@ -119,11 +119,11 @@ def _copied(row: dict[Any, Any], params: dict[str, Any]) -> list[str]:
 def accepted(table: Path, sidecars: Sequence[Path]) -> list[Path]:
     """Those of the samples that the gate accepted, in their order. Raises `InputError` for a sample
     that the table lacks, and where none is left."""
-    verdicts = dict(read(table)[["sample", "accepted"]].to_numpy().tolist())
+    verdicts = dict(read(table)[["sample", "verdict"]].to_numpy().tolist())
     for sidecar in sidecars:
         if sidecar.stem not in verdicts:
             raise InputError(f"{table}: lacks {sidecar.stem}; delete it and run again")
-    kept = [sidecar for sidecar in sidecars if verdicts[sidecar.stem] == "yes"]
+    kept = [sidecar for sidecar in sidecars if verdicts[sidecar.stem] == "accept"]
     if sidecars and not kept:
         raise InputError(
             f"{table}: no sample is accepted; its column reasons says why; "
@@ -141,8 +141,8 @@ def summary(table: Path) -> pd.DataFrame:
         for reasons in judged["reasons"].dropna()
         for reason in reasons.split("; ")
     )
-    verdicts = judged["accepted"].value_counts()
-    rows = [("accepted", verdicts.get("yes", 0)), ("rejected", verdicts.get("no", 0))]
+    verdicts = judged["verdict"].value_counts()
+    rows = [("accepted", verdicts.get("accept", 0)), ("rejected", verdicts.get("reject", 0))]
     rows += sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return pd.DataFrame(rows, columns=["what", "samples"])
 
