@@ -1,8 +1,8 @@
 """What the quality gate and the reviewer said of samples: tables with one row per sample.
 
-Both have the columns `sample` and `verdict` (accept or reject). The reviewer's (`review`) names the
-sidecar by its path below the results and has a `note`; the gate's (`gate`), one for each kind of sample,
-by its stem, and has `reasons` and scores.
+Both have the columns `sample` and `verdict` (accept or reject). The reviewer's (`review`) names a
+sidecar by its path below the results and has a `note`; the gate's (`gate`), one for each kind of
+sample, by its stem, and has `reasons` and scores.
 """
 
 import re
