@@ -367,6 +367,17 @@ def test_every_real_case_is_within_its_own_band_and_what_is_farthest_never():
         assert found["verdict"].tolist() == ["reject"]
 
 
+def test_the_band_is_open_nowhere_and_nowhere_closed():
+    lone = {f"T1w {label} {what}": 1.0 for label in ("ET", "NCR") for what in ("mean", "spread")}
+    absent = dict.fromkeys(REAL[0], np.nan)
+    for cases in ([REAL[0], REAL[1] | lone], [REAL[0], lone], [lone, lone], [REAL[0]] * 3):
+        limits = gate.band(cases, 1.0)
+        assert set(limits) == {name for case in cases for name in case}
+        assert all(1 <= limit <= judge.FARTHEST for limit in limits.values())
+        rows = pd.concat([table(1, **absent | case) for case in cases], ignore_index=True)
+        assert (gate.decide(rows, cases, PARAMS)["verdict"] == "accept").all()
+
+
 def test_a_copy_is_like_the_original_in_shape_and_in_texture():
     assert accepted(table(2, dice=[1.0, 0.5], correlation=[0.3, 1.0])).all()
     assert not accepted(table(2, dice=0.95, correlation=0.9)).any()

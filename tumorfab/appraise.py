@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 
 from tumorfab import bank, checkpoint, gpu, judge, likeness, metrics, refiner, roi, samples, stage
 from tumorfab.contrast import Reference, tissue_relative
-from tumorfab.gate import SCORES, write
+from tumorfab.gate import MARGIN, SCORES, write
 from tumorfab.likeness import Core, Match
 from tumorfab.volume import Grid, Image, Labels, box, load_grid, load_on
-
-MARGIN = 12  # voxels around the tumour: what the networks see of its surroundings
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,22 +33,27 @@ WORDS = {
     "grain": ("too grainy", "too smooth"),
     "edge": ("boundary too sharp", "boundary too blurred"),
 }
-MARGIN = 12  # voxels around a real tumour that is measured
+MARGIN = 12  # voxels around a tumour that is judged: what the networks see of its surroundings
 
 
 def band(real: Sequence[dict[str, float]], tolerance: float) -> dict[str, float]:
     """The largest allowed gap (`judge.gaps`) by measure: `tolerance` times that of the real case
     that is farthest from the others.
 
-    Where the few real cases happen to agree in a measure, it is as wide as in half of them. A gap
-    that is as large as gaps can be is never allowed.
+    Where the few real cases happen to agree in a measure, or but one of them has it, it is as wide
+    as in half of the measures, and at least one spread wide. A gap that is as large as gaps can be
+    is never allowed.
     """
     left_out = [judge.gaps(case, [*real[:i], *real[i + 1 :]]) for i, case in enumerate(real)]
-    names = sorted({name for case in real for name in case})
-    farthest = {n: max((gaps[n] for gaps in left_out if n in gaps), default=0.0) for n in names}
-    typical = float(np.median(list(farthest.values())))
+    farthest = {
+        name: max((gaps[name] for gaps in left_out if name in gaps), default=None)
+        for name in sorted({name for case in real for name in case})
+    }
+    known = [gap for gap in farthest.values() if gap is not None]
+    typical = max(float(np.median(known)), 1.0) if known else judge.FARTHEST
     return {
-        name: min(tolerance * max(gap, typical), judge.FARTHEST) for name, gap in farthest.items()
+        name: min(tolerance * max(gap or 0.0, typical), judge.FARTHEST)
+        for name, gap in farthest.items()
     }
 
 
