@@ -328,7 +328,7 @@ def test_further_arms_run_their_own_jobs_and_no_other(study: Study) -> None:
     study.configure({**TINY, "study": {**TINY["study"], "arms": arms}})
     try:
         assert study.planned() == {
-            "copypaste": 2, "carvemix": 2, "carvemix_published": 2, "pix2pix": 1,
+            "copypaste": 2, "carvemix": 2, "carvemix_published": 2, "pix2pix_0": 1,
             "segment": 4, "score": 4, "report": 1, "all": 1,
         }  # fmt: skip
     finally:
