@@ -4,7 +4,7 @@
 
 needs no data: the scans are empty files that the cohort's table says were checked. What is planned
 is 2 modalities, 4 training cases, and `--draws` samples in each healthy brain. Writes
-benchmarks/planning.json and docs/planning.png.
+benchmarks/planning.json.
 """
 
 import argparse

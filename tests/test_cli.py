@@ -21,7 +21,7 @@ LIGHT = [
 
 def stages_of_rules() -> set[str]:
     rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
-    return set(re.findall(r"python -m tumorfab\.([\w.]+)", rules))
+    return set(re.findall(r"python -m tumorfab\.(?:batch )?([\w.]+)", rules))
 
 
 def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

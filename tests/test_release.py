@@ -18,7 +18,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from nibabel.nifti1 import Nifti1Extension, Nifti1Image
-from released import LICENCES, anat, changed, contents, make, write_study, write_table
+from released import FOLD, LICENCES, anat, changed, contents, make, write_study, write_table
 
 from tumorfab import datasets, files, manifest, privacy, release, sources, stage
 from tumorfab.manifest import Sample
@@ -440,6 +440,17 @@ def test_scores_of_the_gate_are_in_the_manifest_and_the_last_verdict_holds(copy:
     assert len(found) == 1
     assert json.loads(found[0]["gate"]) == {"verdict": "accept", "realism": "0.7"}
     assert json.loads(found[0]["review"]) == {"verdict": "accept", "note": "ok"}
+
+
+def test_a_path_tells_the_sets_of_samples_apart(copy: Path) -> None:
+    name = "sub-H1/anat/sub-H1_space-analysis_desc-tf000"
+    rows = [
+        {"sample": f"{FOLD}/{name}", "verdict": "reject", "note": "blurred"},
+        {"sample": f"fold-7_k-9/{name.replace('tf000', 'tf001')}", "verdict": "reject"},
+    ]
+    write_table(copy / "review.csv", rows)
+    folder = make(copy, "--review", str(copy / "review.csv"))
+    assert pd.read_csv(folder / "excluded.csv")["reason"].tolist() == ["blurred"]
 
 
 @pytest.mark.parametrize(

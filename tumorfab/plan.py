@@ -257,7 +257,8 @@ def _collect(module: str, seen: dict[str, str]) -> None:
         return
     seen[module], imported = _parsed(path.read_text(encoding="utf-8"))
     for name in imported:
-        _collect(name, seen)
+        if name.startswith("tumorfab."):
+            _collect(name.removeprefix("tumorfab."), seen)
 
 
 @cache

@@ -176,7 +176,7 @@ def candidates(args: argparse.Namespace, study: Study) -> tuple[list[Draft], Ver
     if not plan.kinds(study.config):
         raise InputError("config: release.kinds: no arm makes samples; name coarse or tf")
     found = drafts(study, hosts, args.draws)
-    held = verdicts.read(args.gate, args.review, list(study.names))
+    held = verdicts.read(args.gate, args.review, list(study.names), args.samples.name)
     kept = [draft for draft in found if verdicts.key(draft.sidecar) not in held.rejected]
     if not kept:
         raise InputError("release: gate and review leave no sample; look at their reasons")
@@ -238,7 +238,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=json.loads, required=True, help="the config as JSON")
     parser.add_argument("--patient", nargs="*", default=[], help="training cases that are hosts")
     parser.add_argument("--draws", type=int, required=True, help="samples in each host")
-    parser.add_argument("--gate", type=Path, help="table of the quality gate")
+    parser.add_argument(
+        "--gate", type=Path, nargs="*", default=[], help="the quality gate's tables"
+    )
     parser.add_argument("--review", type=Path, help="table of the reviewer")
     parser.add_argument("--lock", type=Path, required=True, help="requirements.lock")
     parser.add_argument("--internal", action="store_true", help="mark it as not for publication")

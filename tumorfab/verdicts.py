@@ -1,7 +1,8 @@
 """What the quality gate and the reviewer said of samples: tables with one row per sample.
 
-Both have the columns `sample` (the stem of its sidecar) and `verdict` (accept or reject); the
-reviewer's has a `note`, the gate's `reasons` and whatever scores it gives.
+Both have the columns `sample` and `verdict` (accept or reject). The reviewer's (`review`) names a
+sidecar by its path below the results and has a `note`; the gate's (`gate`), one for each kind of
+sample, by its stem, and has `reasons` and scores.
 """
 
 import re
@@ -43,9 +44,11 @@ def key(sidecar: Path) -> Key:
     return found[1], found[2], int(found[3])
 
 
-def read(gate: Path | None, review: Path | None, hosts: list[str]) -> Verdicts:
-    """Both tables, either of which may be absent. Raises `InputError` that names file and line."""
-    gated, reviewed = (_read(path, hosts) if path else {} for path in (gate, review))
+def read(gates: list[Path], review: Path | None, hosts: list[str], folder: str) -> Verdicts:
+    """The gate's tables and the reviewer's, where there are any, on the samples in `folder`. Raises
+    `InputError` that names file and line."""
+    gated = {s: row for path in gates for s, row in _read(path, hosts, folder).items()}
+    reviewed = _read(review, hosts, folder) if review is not None else {}
     # Who looked, and when, is nobody's business.
     told: dict[Key, dict[str, Any]] = {
         sample: {"verdict": row["verdict"], "note": row.get("note", "")}
@@ -54,20 +57,24 @@ def read(gate: Path | None, review: Path | None, hosts: list[str]) -> Verdicts:
     return Verdicts(gated, told)
 
 
-def _read(path: Path, hosts: list[str]) -> dict[Key, dict[str, Any]]:
+def _read(path: Path, hosts: list[str], folder: str) -> dict[Key, dict[str, Any]]:
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        separator = "\t" if path.suffix == ".tsv" else ","
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable CSV file ({first_line(error)})") from None
+        raise InputError(f"{path}: not a readable table ({first_line(error)})") from None
     if missing := [c for c in ("sample", "verdict") if c not in table.columns]:
         raise InputError(f"{path}: no column {missing[0]}; sample and verdict are needed")
     found: dict[Key, dict[str, Any]] = {}
     for line, row in enumerate(table.to_dict("records"), 2):
         cells = {str(name): str(value) for name, value in row.items()}
+        name = Path(cells.pop("sample"))
+        if len(name.parts) > 1 and name.parts[0] != folder:
+            continue  # a sample of another set, which is not released
         try:
-            sample = key(Path(cells.pop("sample")))
+            sample = key(name)
         except InputError as error:
             raise InputError(f"{path}: line {line}: {error}") from None
         if sample[0] not in hosts:

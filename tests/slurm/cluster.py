@@ -9,8 +9,8 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")
@@ -56,13 +56,11 @@ PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
 TaskProlog={root}/prolog
 Epilog={root}/epilog
 """
-SRUN = """#!/bin/sh
-SLURM_CONF={conf} exec {srun} "$@"
-"""
+SRUN = 'SLURM_CONF={conf} exec {srun} "$@"'
 # What SLURM itself saw: each task of a job with its environment, and the end of each job.
 PROLOGS = {
-    "prolog": 'echo "$(date +%s.%N) $SLURM_JOB_ID ${{CUDA_VISIBLE_DEVICES:-none}}" >> {starts}',
-    "epilog": 'echo "$(date +%s.%N) $SLURM_JOB_ID" >> {ends}',
+    "prolog": "echo $(date +%s.%N) $SLURM_JOB_ID ${{CUDA_VISIBLE_DEVICES:-none}} >> {root}/starts",
+    "epilog": "echo $(date +%s.%N) $SLURM_JOB_ID >> {root}/ends",
 }
 
 
@@ -109,40 +107,14 @@ def install() -> None:
 def running(root: Path) -> Iterator[Cluster]:
     """A SLURM whose files are all below `root`, for the time of a `with` block."""
     cluster = Cluster(root)
-    for folder in ("state", "spool"):
-        (root / folder).mkdir(parents=True)
-    for number in range(GPUS):
-        os.mknod(root / f"gpu{number}", 0o020666, os.makedev(1, 3))  # as /dev/null
-    (root / "gres.conf").write_text(f"Name=gpu File={root}/gpu[0-{GPUS - 1}]\n")
-    (root / "plugstack.conf").write_text("")
-    (root / "slurm.conf").write_text(
-        SLURM_CONF.format(host=cluster.host, root=root, ports=_free_ports(), cpus=CPUS, gpus=GPUS)
-    )
-    # The plugin takes SLURM_CONF from the environment of its job steps: srun gets it back.
-    srun = root / "srun"
-    srun.write_text(SRUN.format(conf=root / "slurm.conf", srun=shutil.which("srun")))
-    for name, record in PROLOGS.items():
-        (root / name).write_text(
-            f"#!/bin/sh\n{record.format(starts=root / 'starts', ends=root / 'ends')}\n"
-        )
-    for script in ("srun", *PROLOGS):
-        (root / script).chmod(0o755)
-    key = root / "munge.key"
-    key.write_bytes(os.urandom(1024))
-    key.chmod(0o400)
-    munge = ["--key-file", key, "--socket", root / "munge.socket", "--log-file", root / "munge.log"]
-    munge += ["--pid-file", root / "munge.pid", "--seed-file", root / "munge.seed"]
+    munge = _configure(cluster)
     daemons = []
     try:
-        for command in (
-            ["munged", "--foreground", "--force", *munge],
-            ["slurmctld", "-D", "-c"],
-            ["slurmd", "-D"],
-        ):
+        for command in (munge, ["slurmctld", "-D", "-c"], ["slurmd", "-D"]):
             with open(root / f"{command[0]}.out", "wb") as out:
                 daemons.append(subprocess.Popen(command, env=cluster.env, stdout=out, stderr=out))
-            if command[0] == "munged":
-                _until((root / "munge.socket").exists, "munged")
+            if command is munge:
+                _until((root / "munge.socket").exists, "munged", root)
         _until(lambda: "IDLE" in cluster.call("scontrol", "show", "node"), "the node", root)
         yield cluster
     finally:
@@ -157,6 +129,33 @@ def running(root: Path) -> Iterator[Cluster]:
                 daemon.wait()
 
 
+def _configure(cluster: Cluster) -> list[str]:
+    """Write everything that the daemons read; returns the command that starts munged."""
+    root = cluster.root
+    for folder in ("state", "spool"):
+        (root / folder).mkdir(parents=True)
+    for number in range(GPUS):
+        os.mknod(root / f"gpu{number}", 0o020666, os.makedev(1, 3))  # as /dev/null
+    (root / "gres.conf").write_text(f"Name=gpu File={root}/gpu[0-{GPUS - 1}]\n")
+    (root / "plugstack.conf").write_text("")
+    (root / "slurm.conf").write_text(
+        SLURM_CONF.format(host=cluster.host, root=root, ports=_free_ports(), cpus=CPUS, gpus=GPUS)
+    )
+    # The plugin takes SLURM_CONF from the environment of its job steps: srun gets it back.
+    scripts = {"srun": SRUN.format(conf=root / "slurm.conf", srun=shutil.which("srun"))}
+    scripts |= {name: text.format(root=root) for name, text in PROLOGS.items()}
+    for name, text in scripts.items():
+        (root / name).write_text(f"#!/bin/sh\n{text}\n")
+        (root / name).chmod(0o755)
+    key = root / "munge.key"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o400)
+    files = {"key-file": key, "socket": "munge.socket", "log-file": "munge.log",
+             "pid-file": "munge.pid", "seed-file": "munge.seed"}  # fmt: skip
+    options = [f"--{option}={root / name}" for option, name in files.items()]
+    return ["munged", "--foreground", "--force", *options]
+
+
 def _free_ports() -> list[int]:
     """Two ports that nobody listens at."""
     sockets = [socket.socket() for _ in range(2)]
@@ -168,17 +167,14 @@ def _free_ports() -> list[int]:
     return ports
 
 
-def _until(ready, what: str, root: Path | None = None) -> None:
+def _until(ready: Callable[[], bool], what: str, root: Path) -> None:
+    """Wait for `ready`. Raises `TimeoutError` with the ends of the daemons' logs."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        try:
+        with suppress(subprocess.CalledProcessError):  # the controller does not answer yet
             if ready():
                 return
-        except subprocess.CalledProcessError:
-            pass  # the controller does not answer yet
         if time.monotonic() > deadline:
-            logs = (
-                "" if root is None else "\n".join(p.read_text()[-2000:] for p in root.glob("*.log"))
-            )
+            logs = "\n".join(log.read_text()[-2000:] for log in root.glob("*.log"))
             raise TimeoutError(f"{what} did not come up\n{logs}")
         time.sleep(0.2)

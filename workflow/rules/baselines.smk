@@ -1,11 +1,6 @@
 # What TF-Aug and TF-GAN are compared with. Every arm has the same number of samples.
 
 
-def licensed(option, chosen):
-    """Arguments that name subjects and their licences."""
-    return [part for s in chosen for part in (option, s, subjects[s]["licence"])]
-
-
 # Two training cases make a sample. All samples of one host in one process.
 for arm, command in PAIRED.items():
 

@@ -218,6 +218,27 @@ def drawn(kind, fold, k, hosts):
     ]
 
 
+def licensed(option, chosen):
+    """Arguments that name subjects and their licences."""
+    return [part for s in chosen for part in (option, s, subjects[s]["licence"])]
+
+
+def appraised(kind, fold, k, number):
+    """The table of scores of a shard of the samples of a kind."""
+    return f"{R}/fold-{fold}_k-{k}/gate/{kind}_shard-{number}.tsv"
+
+
+def place_arguments(fold, k, hosts):
+    """What differs from host to host."""
+    return [
+        f"--host {host} --anat {shlex.quote(f'{R}/sub-{host}/anat')}"
+        f" --out {shlex.quote(f'{R}/fold-{fold}_k-{k}/sub-{host}/anat')}"
+        f" --licence {shlex.quote(subjects[host]['licence'])}"
+        + (f" --patient {config['place']['patients']}" if host in ANNOTATED else "")
+        for host in hosts
+    ]
+
+
 def volumes(sidecar):
     """The volumes that belong to a sidecar."""
     stem = sidecar.removesuffix(".json")

@@ -2,11 +2,6 @@
 # torch; then one job decides on all of them, since a score is low or not among the others.
 
 
-def appraised(kind, fold, k, number):
-    """The table of scores of a shard of the samples of a kind."""
-    return f"{R}/fold-{fold}_k-{k}/gate/{kind}_shard-{number}.tsv"
-
-
 for kind, (appraise_rule, fold, k, hosts) in [
     (kind, each)
     for kind in ("coarse", "tf")

@@ -19,7 +19,12 @@ rule release:
         qc=[rules.qc.output.page, rules.qc.output.table],
         lock=Path(workflow.basedir) / "requirements.lock",
         # Made by other hands, or not at all.
-        gate=[p for p in [f"{R}/fold-0_k-{LARGEST}/gate.csv"] if Path(p).exists()],
+        gate=[
+            path
+            for kind in plan.kinds(config)
+            for path in [f"{R}/fold-0_k-{LARGEST}/gate/{kind}.tsv"]
+            if Path(path).exists()
+        ],
         review=[p for p in [f"{R}/qc/review.csv"] if Path(p).exists()],
     output:
         manifest=f"{R}/release/manifest.csv",
