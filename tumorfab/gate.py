@@ -46,14 +46,13 @@ def band(real: Sequence[dict[str, float]], tolerance: float) -> dict[str, float]
     """
     left_out = [judge.gaps(case, [*real[:i], *real[i + 1 :]]) for i, case in enumerate(real)]
     farthest = {
-        name: max((gaps[name] for gaps in left_out if name in gaps), default=None)
+        name: max((gaps[name] for gaps in left_out if name in gaps), default=0.0)
         for name in sorted({name for case in real for name in case})
     }
-    known = [gap for gap in farthest.values() if gap is not None]
+    known = [gap for gap in farthest.values() if gap]
     typical = max(float(np.median(known)), 1.0) if known else judge.FARTHEST
     return {
-        name: min(tolerance * max(gap or 0.0, typical), judge.FARTHEST)
-        for name, gap in farthest.items()
+        name: min(tolerance * max(gap, typical), judge.FARTHEST) for name, gap in farthest.items()
     }
 
 
