@@ -12,7 +12,7 @@ import pytest
 import torch
 import toy
 
-from tumorfab import checkpoint, judge, players, refine, samples, stage, train_refiner
+from tumorfab import checkpoint, contrast, judge, players, refine, samples, stage, train_refiner
 from tumorfab.files import sha256
 from tumorfab.stage import InputError, read_json
 from tumorfab.volume import load
@@ -262,7 +262,7 @@ def test_foreign_models_are_refused(results, trained, tmp_path):
 def test_background_stays_zero_in_relative_units():
     # The second voxel is brain: 0 in one modality only, by chance.
     one, two = np.array([[[0.0, 0.0, 4.0]]], np.float32), np.array([[[0.0, 3.0, 5.0]]], np.float32)
-    relative = train_refiner.tissue_relative([one, two], [[1.0, 2.0], [1.0, 1.0]])
+    relative = contrast.tissue_relative([one, two], [[1.0, 2.0], [1.0, 1.0]])
     np.testing.assert_allclose(relative[0], [[[0, -0.5, 1.5]]])
     np.testing.assert_allclose(relative[1], [[[0, 2, 4]]])
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from tumorfab import __version__, checkpoint, gpu, refiner, samples, stage
+from tumorfab.contrast import tissue_relative
 from tumorfab.files import sha256
-from tumorfab.train_refiner import tissue_relative
 from tumorfab.volume import Image, Labels, box, lattice, load_grid, load_on, save
 
 MARGIN = 12  # voxels: the support reaches 3, the rest is context for the network

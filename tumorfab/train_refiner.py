@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from tumorfab import bank, checkpoint, gpu, judge, patches, refiner, samples, stage
-from tumorfab.contrast import Reference
+from tumorfab.contrast import tissue_relative
 from tumorfab.patches import Case
 from tumorfab.players import Players
-from tumorfab.volume import Image, box, load_grid, load_on
+from tumorfab.volume import box, load_grid, load_on
 
 SAVE_EVERY = 50
 LOSSES = ["encoder", "discriminator", "adversarial", "classes", "perceptual", "content", "distance"]
@@ -76,16 +76,6 @@ def read_coarse(args: argparse.Namespace, cache: Path) -> list[Case]:
     if not coarse:
         raise stage.InputError("place.tumour_free: no sample has a tumour to learn from; lower it")
     return coarse
-
-
-def tissue_relative(images: list[Image], references: list[list[float]]) -> list[Image]:
-    """Image units to tissue-relative units, per modality; the background (exactly 0 in every
-    modality) stays 0."""
-    brain = np.any([image != 0 for image in images], axis=0)
-    return [
-        np.where(brain, Reference(*pair).relative(image), 0).astype(np.float32)
-        for image, pair in zip(images, references, strict=True)
-    ]
 
 
 def batch(
