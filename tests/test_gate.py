@@ -397,15 +397,15 @@ def written(tmp_path):
 
 def test_an_arm_gets_the_accepted_ones_in_its_order(written, tmp_path):
     paths = [tmp_path / f"s{i:02d}.json" for i in (3, 1, 0, 2)]
-    assert gate.accepted(written, paths) == [paths[0], paths[2]]
-    assert gate.accepted(written, []) == []
+    assert samples.accepted(written, paths) == [paths[0], paths[2]]
+    assert samples.accepted(written, []) == []
 
 
 def test_an_arm_without_a_sample_and_an_unknown_one_are_said(written, tmp_path):
     with pytest.raises(InputError, match=r"gate\.tsv: lacks s09; delete it and run again"):
-        gate.accepted(written, [tmp_path / "s09.json"])
+        samples.accepted(written, [tmp_path / "s09.json"])
     with pytest.raises(InputError, match=r"gate\.tsv: no sample is accepted;.*gate\.tolerance"):
-        gate.accepted(written, [tmp_path / "s01.json"])
+        samples.accepted(written, [tmp_path / "s01.json"])
 
 
 def test_the_summary_counts_every_reason(written):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -66,6 +67,26 @@ def test_a_tumour_free_sample_is_a_case_like_any_other(results, tmp_path):
     short = PARAMS | {"steps": 2, "validate_every": 2}
     run(results, tmp_path, "--samples", str(sidecar), params=short)
     assert (tmp_path / "model.pt").exists()
+
+
+def test_samples_that_the_gate_rejects_are_not_trained_on(results, tmp_path):
+    short = PARAMS | {"steps": 3}
+    kept, gone = (next((results / name).glob("*coarse*.json")) for name in ("set", "free"))
+    gone = shutil.copytree(gone.parent, tmp_path / "gone") / gone.name
+    for path in sorted(gone.parent.iterdir()):  # another name than that of the sample that is kept
+        path.rename(path.with_name(path.name.replace("coarse000", "coarse001")))
+    gone = gone.with_name(gone.name.replace("coarse000", "coarse001"))
+    table = tmp_path / "tf.tsv"
+    table.write_text(f"sample\tverdict\n{kept.stem}\taccept\n{gone.stem}\treject\n")
+    run(results, tmp_path / "a", "--samples", str(kept), str(gone), "--gate", str(table),
+        params=short)  # fmt: skip
+    run(results, tmp_path / "b", "--samples", str(kept), params=short)
+    run(results, tmp_path / "c", "--samples", str(kept), str(gone), params=short)
+    one, two, three = (
+        torch.load(tmp_path / n / "model.pt", weights_only=True)["weights"] for n in "abc"
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], three[name]) for name in one)
 
 
 def test_a_planted_leak_is_refused(results, tmp_path):

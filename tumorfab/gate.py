@@ -120,22 +120,6 @@ def _copied(row: dict[Any, Any], params: dict[str, Any]) -> list[str]:
     ]
 
 
-def accepted(table: Path, sidecars: Sequence[Path]) -> list[Path]:
-    """Those of the samples that the gate accepted, in their order. Raises `InputError` for a sample
-    that the table lacks, and where none is left."""
-    verdicts = dict(read(table)[["sample", "verdict"]].to_numpy().tolist())
-    for sidecar in sidecars:
-        if sidecar.stem not in verdicts:
-            raise InputError(f"{table}: lacks {sidecar.stem}; delete it and run again")
-    kept = [sidecar for sidecar in sidecars if verdicts[sidecar.stem] == "accept"]
-    if sidecars and not kept:
-        raise InputError(
-            f"{table}: no sample is accepted; its column reasons says why; "
-            "train the refiner longer, or raise gate.tolerance"
-        )
-    return kept
-
-
 def summary(table: Path) -> pd.DataFrame:
     """How many samples were accepted and rejected, then how many for each reason, the most frequent
     first: columns `what` and `samples`. A sample can have several reasons."""

@@ -195,6 +195,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--label", required=True, help="label of the analysis space")
     parser.add_argument("--modality", nargs="+", required=True)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gate", type=Path, help="table of the gate: only accepted samples count")
     parser.add_argument("--share", type=float, required=True, help="share of synthetic draws")
     parser.add_argument(
         "--params", type=json.loads, required=True, help="config section `nnunet`, JSON"
@@ -211,6 +212,8 @@ def main(argv: list[str] | None = None) -> None:
         found = bank.case_files(args.results / f"sub-{subject}" / "anat", subject, args.label)
         return Files([Path(str(found["image"]).format(m)) for m in args.modality], found["dseg"])
 
+    if args.gate:
+        args.samples = samples.accepted(args.gate, args.samples)
     for sidecar in args.samples:
         samples.read(sidecar, args.train)  # refuses a sample of any other donor
     cases = {

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from tumorfab import ingest
 from tumorfab.fetch import fetch_cohorts
 from tumorfab.public import DATASETS, cached
+from tumorfab.samples import KINDS
 from tumorfab.split import ROLES, draw_split
 from tumorfab.stage import TEMPORARY, InputError, read_json, write_json
 
@@ -110,7 +111,8 @@ def draws_per_host(config: dict[str, Any], hosts: int) -> int:
 def kinds(config: dict[str, Any]) -> list[str]:
     """The kinds of samples that a release holds: those asked for, or those of the study's arms."""
     asked: list[str] = config["release"]["kinds"]
-    return asked or [kind for kind in ("coarse", "tf") if kind in config["study"]["arms"]]
+    made = {KINDS.get(arm) for arm in config["study"]["arms"]}
+    return asked or [kind for kind in ("coarse", "tf") if kind in made]
 
 
 def samples(hosts: list[str], count: int) -> list[tuple[str, int]]:

@@ -1,5 +1,7 @@
 """Synthetic samples on disk: a sidecar (.json) and, beside it, the volumes that it describes."""
 
+import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from tumorfab.stage import InputError, read_json
 KINDS = {
     "coarse": "coarse",
     "tf": "tf",
+    "tf_gated": "tf",
     "copypaste": "copypaste",
     "carvemix": "carvemix",
     "carvemix_published": "carvemixpublished",
@@ -42,6 +45,23 @@ def checksums(sidecar: Path, modalities: list[str]) -> dict[str, str]:
 def refined(sidecar: Path) -> Path:
     """The sidecar of the refined sample that is made from this coarse one."""
     return sidecar.with_name(sidecar.name.replace("_desc-coarse", "_desc-tf"))
+
+
+def accepted(table: Path, sidecars: Sequence[Path]) -> list[Path]:
+    """Those of the samples that the quality gate accepted, in their order; `table` is the gate's.
+    Raises `InputError` for a sample that the table lacks, and where none is left."""
+    with open(table, encoding="utf-8", newline="") as handle:
+        verdicts = {row["sample"]: row["verdict"] for row in csv.DictReader(handle, delimiter="\t")}
+    for sidecar in sidecars:
+        if sidecar.stem not in verdicts:
+            raise InputError(f"{table}: lacks {sidecar.stem}; delete it and run again")
+    kept = [sidecar for sidecar in sidecars if verdicts[sidecar.stem] == "accept"]
+    if sidecars and not kept:
+        raise InputError(
+            f"{table}: no sample is accepted; its column reasons says why; "
+            "train the refiner longer, or raise gate.tolerance"
+        )
+    return kept
 
 
 def read(sidecar: Path, donors: list[str]) -> dict[str, Any]:

@@ -200,6 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--samples", type=Path, nargs="*", default=[], help="sidecars (.json) of synthetic samples"
     )
+    parser.add_argument("--gate", type=Path, help="table of the gate: only accepted samples count")
     parser.add_argument(
         "--validation", nargs="*", default=[], help="cases that choose the checkpoint"
     )
@@ -219,6 +220,8 @@ def main(argv: list[str] | None = None) -> None:
         found = bank.case_files(args.results / f"sub-{subject}" / "anat", subject, args.label)
         return [Path(str(found["image"]).format(m)) for m in args.modality], found["dseg"]
 
+    if args.gate:
+        args.samples = samples.accepted(args.gate, args.samples)
     for sidecar in args.samples:
         samples.read(sidecar, args.train)  # refuses a sample of any other donor
     real = [read_case(*files(subject)) for subject in args.train]

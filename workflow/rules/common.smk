@@ -256,6 +256,13 @@ def synthetic(wildcards):
     return sidecars(arm, fold, k, n) if arm in samples.KINDS else []
 
 
+def verdicts_of(wildcards):
+    """The gate's table for the arm that asks for it."""
+    return (
+        SETS.format(**wildcards) + "/gate/tf.tsv" if wildcards.arm == "tf_gated" else []
+    )
+
+
 wildcard_constraints:
     subject="[A-Za-z0-9]+",
     k="[0-9]+",

@@ -15,6 +15,7 @@ for fold, parts in enumerate(FOLDS):
             ],
             test=[path for s in parts.test for path in case(s)[:-1]],
             sidecars=synthetic,
+            gate=verdicts_of,
         output:
             [f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz" for s in parts.test],
             history=f"{RUN}/training.csv",
@@ -41,10 +42,11 @@ for fold, parts in enumerate(FOLDS):
             validation=["--validation", *parts.validation] if parts.validation else "",
             test=parts.test,
             samples=listed(f"nnunet/{RUN_NAME}"),
+            gate=lambda wildcards, input: f"--gate {input.gate}" if input.gate else "",
             results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
             out=lambda wildcards, output: str(Path(output.history).parent),
         shell:
             "python -m tumorfab.nnunet --results {params.results} --train {params.train}"
-            " --samples @{params.samples} {params.validation} --test {params.test} --label {params.label}"
+            " --samples @{params.samples} {params.gate} {params.validation} --test {params.test} --label {params.label}"
             " --modality {params.modalities} --threads {threads} --share {params.share}"
             " --params {params.section:q} --out {params.out} > {log} 2>&1"

@@ -1,9 +1,12 @@
 # The scores of every run, the study's tables and its one page.
 ARMS = set(config["study"]["arms"])
+REFINING = bool(ARMS & {"tf", "tf_gated"})
 MOST = max(config["study"]["n"]) * max(config["study"]["k"])
 # The page shows eight samples, spread over all.
 SHOWN = (
-    sorted({i * (MOST - 1) // 7 for i in range(8)}) if ARMS & {"coarse", "tf"} else []
+    sorted({i * (MOST - 1) // 7 for i in range(8)})
+    if REFINING or "coarse" in ARMS
+    else []
 )
 COARSE, REFINED = (
     [
@@ -46,7 +49,7 @@ rule score:
 rule report:
     input:
         rules.ingest.output,
-        REFINED if "tf" in ARMS else [],
+        REFINED if REFINING else [],
         scores=[f"{R}/segment/{run}/scores.csv" for run in RUNS],
         histories=[f"{R}/segment/{run}/training.csv" for run in RUNS],
         samples=COARSE,
@@ -54,7 +57,7 @@ rule report:
             f"{R}/fold-{fold}_k-{k}/refiner/training.csv"
             for fold in range(len(FOLDS))
             for k in config["study"]["k"]
-            if "tf" in ARMS
+            if REFINING
         ],
         subjects=rules.ingest.output.subjects,
         skipped=rules.ingest.output.skipped,

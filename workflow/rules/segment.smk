@@ -13,6 +13,7 @@ for fold, parts in enumerate(FOLDS):
             ],
             test=[path for s in parts.test for path in case(s)[:-1]],
             sidecars=synthetic,
+            gate=verdicts_of,
         output:
             [f"{RUN}/sub-{s}_space-{S}_desc-pred_dseg.nii.gz" for s in parts.test],
             model=f"{RUN}/model.pt",
@@ -40,10 +41,11 @@ for fold, parts in enumerate(FOLDS):
             validation=["--validation", *parts.validation] if parts.validation else "",
             test=parts.test,
             samples=listed(f"segment/{RUN_NAME}"),
+            gate=lambda wildcards, input: f"--gate {input.gate}" if input.gate else "",
             results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
             out=lambda wildcards, output: str(Path(output.model).parent),
         shell:
             "python -m tumorfab.segment --results {params.results} --train {params.train}"
-            " --samples @{params.samples} {params.validation} --test {params.test} --label {params.label}"
+            " --samples @{params.samples} {params.gate} {params.validation} --test {params.test} --label {params.label}"
             " --modality {params.modalities} --seed {params.seed} --repeat {wildcards.seed}"
             " --threads {threads} --params {params.section:q} --out {params.out} > {log} 2>&1"
