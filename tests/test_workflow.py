@@ -213,7 +213,7 @@ def expected() -> set[str]:
         paths |= {f"template/template_{space}_{name}.nii.gz"}
     paths |= {"template/from-MNI152NLin2009aSym_to-analysis_mode-image_xfm.txt"}
     paths |= {"template/template.json"}
-    paths |= {f"fold-0_k-2/refiner/{name}" for name in ("refiner.pt", "training.csv")}
+    paths |= {f"fold-0_k-2/refiner/{name}" for name in ("refiner.pt", "critic.pt", "training.csv")}
     paths |= {"fold-0_k-2/refiner/tensorboard/events.out.tfevents"}
     jobs |= {"train_refiner/fold-0_k-2"}
     for run in RUNS:
