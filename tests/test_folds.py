@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -111,8 +111,22 @@ def test_runs_of_every_fold() -> None:
 # The jobs
 
 
-def planned(tmp_path: Path, config: dict[str, Any]) -> list[str]:
-    """The shell commands of a dry run."""
+class Job(NamedTuple):
+    """A job of a dry run: its rule, its files, its shell command."""
+
+    rule: str
+    inputs: list[str]
+    outputs: list[str]
+    command: str
+
+    def option(self, name: str) -> list[str]:
+        """The values of an option of the command."""
+        found = re.search(rf"--{name}((?: (?!--)\S+)+)", self.command)
+        return found[1].split() if found else []
+
+
+def planned(tmp_path: Path, config: dict[str, Any]) -> list[Job]:
+    """The jobs of a dry run that make something of a fold."""
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n",
@@ -121,13 +135,17 @@ def planned(tmp_path: Path, config: dict[str, Any]) -> list[str]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return re.findall(r"python -m tumorfab\.\w+ .*", done.stdout)
-
-
-def option(command: str, name: str) -> list[str]:
-    """The values of an option of a command."""
-    found = re.search(rf"--{name}((?: (?!--)\S+)+)", command)
-    return found[1].split() if found else []
+    jobs = []
+    for part in re.split(r"^(?:local)?rule ", done.stdout, flags=re.M)[1:]:
+        files = {
+            name: found[1].split(", ")
+            if (found := re.search(rf"^    {name}: (.*)", part, re.M))
+            else []
+            for name in ("input", "output")
+        }
+        command = re.search(r"python -m tumorfab\..*", part)
+        jobs.append(Job(part.partition(":")[0], *files.values(), command[0] if command else ""))
+    return [job for job in jobs if any("fold-" in path for path in job.outputs)]
 
 
 @pytest.mark.workflow
@@ -138,24 +156,30 @@ def test_the_jobs_of_a_fold_see_its_own_cases_alone(tmp_path: Path) -> None:
         "study": {"arms": ["real", "coarse", "tf"], "k": [2, 4], "n": [1], "seeds": [0, 1]},
         "place": {"patients": "healed"},
     }
-    commands = planned(tmp_path, config)
+    jobs = planned(tmp_path, config)
     filled = validated(config)
     order = split.draw_order(filled["seed"], [f"TF{i:05d}" for i in range(1, 10)])
-    trainings = [c for c in commands if "tumorfab.segment" in c]
-    assert len(trainings) == 3 * 2 * 2 * 3  # arms, k, seeds, folds
+    assert (
+        sum("tumorfab.segment" in j.command for j in jobs) == 3 * 2 * 2 * 3
+    )  # arms, k, seeds, folds
     for fold in range(3):
         test = set(order[3 * fold : 3 * fold + 3])
-        mine = [c for c in commands if f"fold-{fold}_" in c and "tumorfab.report" not in c]
-        for command in mine:
-            used = {
-                *option(command, "train"), *option(command, "validation"),
-                *option(command, "donor"), *option(command, "host"),
-            }  # fmt: skip
-            assert not used & test, command
-            assert not any(f"sub-{case}/" in " ".join(option(command, "samples")) for case in test)
-        segment = [c for c in mine if "tumorfab.segment" in c]
-        assert all(set(option(c, "test")) == test for c in segment)
-        assert {len(option(c, "train")) for c in segment} == {2, 4}
-        hosts = {option(c, "host")[0] for c in mine if "tumorfab.place" in c}
-        first = option(next(c for c in segment if "k-4" in c), "train")
-        assert hosts == {"H01", "H02", *first[:2]}
+        mine = [job for job in jobs if f"fold-{fold}_" in job.outputs[0]]
+        assert {"train_refiner", "score"} < {job.rule for job in mine}
+        for job in mine:
+            named = {value for o in ("train", "validation", "donor") for value in job.option(o)}
+            assert not named & test, job
+            read = [path for path in job.inputs for case in test if f"sub-{case}" in path]
+            if "tumorfab.segment" in job.command:  # of test cases the images, nothing made of them
+                assert all(path.startswith("results/sub-") for path in read), job
+                assert not any("dseg" in path for path in read), job
+            elif job.rule != "score":
+                assert not read, job
+        segment = [job for job in mine if "tumorfab.segment" in job.command]
+        assert all(set(job.option("test")) == test for job in segment)
+        assert {len(job.option("train")) for job in segment} == {2, 4}
+        made = " ".join(
+            path for job in mine if "batch place" in job.command for path in job.outputs
+        )
+        first = next(job for job in segment if "k-4" in job.outputs[0]).option("train")
+        assert set(re.findall(r"sub-(\w+)/anat", made)) == {"H01", "H02", *first[:2]}
