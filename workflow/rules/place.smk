@@ -27,17 +27,6 @@ rule bank:
         " --modality {params.modalities} --out {params.out} > {log} 2>&1"
 
 
-def place_arguments(k, hosts):
-    """What differs from host to host."""
-    return [
-        f"--host {host} --anat {shlex.quote(f'{R}/sub-{host}/anat')}"
-        f" --out {shlex.quote(f'{R}/fold-0_k-{k}/sub-{host}/anat')}"
-        f" --licence {shlex.quote(subjects[host]['licence'])}"
-        + (f" --patient {config['place']['patients']}" if host in PATIENTS else "")
-        for host in hosts
-    ]
-
-
 # All samples of some hosts in one process: a host is read once, the program is loaded once for all of
 # them, and each sample is its own files.
 for place_rule, k, hosts in sets("place", HOSTS, config["compute"]["batches"]):
