@@ -263,17 +263,6 @@ def verdicts_of(wildcards):
     )
 
 
-def place_arguments(k, hosts):
-    """Arguments of `place` that differ from host to host."""
-    return [
-        f"--host {host} --anat {shlex.quote(f'{R}/sub-{host}/anat')}"
-        f" --out {shlex.quote(f'{R}/fold-0_k-{k}/sub-{host}/anat')}"
-        f" --licence {shlex.quote(subjects[host]['licence'])}"
-        + (f" --patient {config['place']['patients']}" if host in PATIENTS else "")
-        for host in hosts
-    ]
-
-
 wildcard_constraints:
     subject="[A-Za-z0-9]+",
     k="[0-9]+",
