@@ -258,9 +258,8 @@ def synthetic(wildcards):
 
 def verdicts_of(wildcards):
     """The gate's table for the arm that asks for it."""
-    return (
-        SETS.format(**wildcards) + "/gate/tf.tsv" if wildcards.arm == "tf_gated" else []
-    )
+    table = f"{SETS}/gate/tf.tsv".format(**wildcards)
+    return table if wildcards.arm == "tf_gated" else []
 
 
 wildcard_constraints:
