@@ -426,11 +426,12 @@ def test_killed_thrice_it_completes_with_the_same_bytes(study: Study, tmp_path: 
         ("results/logs/train_refiner/*.log", "refiner training: "),
         ("results/logs/segment/*.log", "segmentation training: "),
     ):
-        process = other.start()
-        try:
-            until(process, tmp_path, pattern, text)
-        finally:
-            kill(process)
+        with open(tmp_path / "printed.txt", "w") as printed:  # a pipe that nobody reads fills up
+            process = other.start(printed=printed)
+            try:
+                until(process, tmp_path, pattern, text)
+            finally:
+                kill(process)
         assert truncated(other.volumes()) == []
     assert not (other.results / "report").exists()
     status, _, err = other.run()
