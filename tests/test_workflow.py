@@ -24,6 +24,7 @@ import yaml
 
 from tumorfab import ingest, plan, reproduce, score, verify
 from tumorfab.config import validated
+from tumorfab.plan import DEMO_LICENCE
 
 pytestmark = pytest.mark.workflow
 
@@ -44,8 +45,8 @@ TINY: dict[str, Any] = {
 # The same scans as folders of files, the arms without the refiner left out.
 FOLDERS: dict[str, Any] = {
     **{key: value for key, value in TINY.items() if key != "demo"},
-    "healthy": {"source": "bids", "path": "cohort/healthy"},
-    "annotated": {"source": "brats", "path": "cohort/annotated"},
+    "healthy": {"source": "bids", "path": "cohort/healthy", "licence": DEMO_LICENCE},
+    "annotated": {"source": "brats", "path": "cohort/annotated", "licence": DEMO_LICENCE},
     "study": {**TINY["study"], "arms": ["tf"]},
 }
 
