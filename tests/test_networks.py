@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tumorfab import patches, refiner
+from tumorfab import networks, patches, refiner
 from tumorfab.networks import backbone
 from tumorfab.patches import Case
 
@@ -130,20 +130,57 @@ def test_class_loss_weighs_classes_equally(ball):
 
 
 def test_statistics_are_zero_for_the_real_thing_and_grow_with_the_gap(ball):
-    _, labels = ball
+    labels = ball[1][:1].expand(24, -1, -1, -1)[:, ::2, ::2, ::2]
     torch.manual_seed(1)
-    real = labels[:, None].float() + 0.1 * torch.randn(2, 8, 32, 32, 32)
+
+    def tumours(spread: float) -> torch.Tensor:
+        """Patches whose classes differ from patch to patch by `spread`."""
+        own = spread * torch.randn(24, 8, 1, 1, 1)
+        return labels[:, None] + own + 0.1 * torch.randn(24, 8, *labels.shape[1:])
+
     statistics = refiner.ClassStatistics([8])
-    for _ in range(3):
-        statistics.update([real], labels)
-    same = statistics.distance([real], labels).item()
-    shifted = real + (labels == 1)[:, None]
-    further = real + 2 * (labels == 1)[:, None]
-    distances = [statistics.distance([x], labels).item() for x in (shifted, further)]
-    assert same == pytest.approx(0, abs=0.05)
-    assert same < distances[0] < distances[1]
-    background = real + 5 * (labels == 0)[:, None]
-    assert statistics.distance([background], labels).item() == pytest.approx(same, abs=1e-4)
+    for _ in range(20):
+        statistics.update([tumours(0.5)], labels)
+    real = tumours(0.5)
+    gaps = {
+        "same": real,
+        "shifted": real + 0.5 * (labels == 1)[:, None],
+        "further": real + 2 * (labels == 1)[:, None],
+        "all alike": tumours(0.0),
+        "background": real + 5 * (labels == 0)[:, None],
+    }
+    found = {name: statistics.distance([x], labels).item() for name, x in gaps.items()}
+    assert found["same"] == pytest.approx(0, abs=0.05)
+    assert found["same"] + 0.02 < found["shifted"] < found["further"]
+    assert found["all alike"] > found["same"] + 0.1
+    assert found["background"] == pytest.approx(found["same"], abs=1e-4)
+
+
+def test_bands_and_levels_are_grain_and_histogram():
+    torch.manual_seed(0)
+    smooth = torch.linspace(-1, 1, 24).expand(1, 1, 24, 24, 24)
+    rough = smooth + 0.5 * torch.randn_like(smooth)
+    inside = (..., slice(4, -4), slice(4, -4), slice(4, -4))
+    fine, broad = refiner.bands(rough)[inside].std((0, 2, 3, 4))
+    assert fine == pytest.approx(0.5 * (26 / 27) ** 0.5, rel=0.05)  # a mean of 27 less noise
+    assert broad < 0.2
+    assert refiner.bands(smooth)[inside].abs().max() < 1e-4
+    shares = refiner.levels(smooth.expand(1, 2, -1, -1, -1)).mean((0, 2, 3, 4))
+    assert shares.shape == (2 * len(refiner.LEVELS),)
+    assert shares[:13].tolist() == sorted(shares[:13].tolist(), reverse=True)
+    assert shares[6] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_folding_keeps_every_voxel_and_any_size():
+    x = torch.arange(2 * 3 * 4 * 6 * 8.0).reshape(2, 3, 4, 6, 8)
+    folded = networks.fold(x)
+    assert folded.shape == (2, 24, 2, 3, 4)
+    assert torch.equal(networks.unfold(folded), x)
+    # A block of voxels is one voxel's channels.
+    assert set(folded[0, :8, 0, 0, 0].tolist()) == set(x[0, 0, :2, :2, :2].flatten().tolist())
+    network = networks.Folded(2, 3, 8, 2).eval()
+    whole = torch.randn(1, 2, 12, 9, 5)
+    assert network(whole).shape == (1, 3, 12, 9, 5)
 
 
 def test_content_ignores_texture_and_sees_shifts(ball):

@@ -19,7 +19,8 @@ from tumorfab.volume import load
 
 PARAMS = {"steps": 30, "encoder_steps": 30, "batch": 2, "patch": 16, "channels": 4,
           "learning_rate": 3e-3, "adversarial": 0.1, "classes": 0.1, "perceptual": 0.5,
-          "content": 1.0, "validate_every": 10, "patience": 100, "encoder": ""}  # fmt: skip
+          "content": 1.0, "validate_every": 10, "patience": 100, "compile": False,
+          "encoder": ""}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

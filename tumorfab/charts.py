@@ -15,7 +15,7 @@ from tumorfab.views import encoded, style, uri
 ARM_COLOURS = {
     "real": "#5b6470", "copypaste": "#b03a5b", "carvemix": "#6b4fa0",
     "carvemix_published": "#a58bd0", "pix2pix": "#2f6fb0", "coarse": "#c2790a", "tf": "#0a7d78",
-    "tf_gated": "#3a9d3a",
+    "tf_gated": "#3a9d3a", "shuffled": "#9a8f7a",
 }  # fmt: skip
 CURVE_POINTS = 80
 _SHADES = ["#0a7d78", "#c2790a", "#6b4fa0", "#5b6470", "#b03a5b", "#2f6fb0"]

@@ -2,6 +2,8 @@
 
 import torch
 from monai.networks.nets import SegResNet
+from torch import nn
+from torch.nn import functional
 
 
 def backbone(inputs: int, outputs: int, channels: int, levels: int = 3) -> SegResNet:
@@ -25,6 +27,44 @@ def backbone(inputs: int, outputs: int, channels: int, levels: int = 3) -> SegRe
     )
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing in stubs
     return network
+
+
+class Folded(nn.Module):
+    """`backbone` on half the resolution: blocks of 2 x 2 x 2 voxels are folded into channels before
+    it and unfolded after it (Shi et al., CVPR 2016), so that no voxel is lost.
+
+    With twice the channels a step takes a quarter of the time of the backbone at full resolution,
+    and finds as much (docs/benchmarks.md). Input sizes are arbitrary.
+    """
+
+    def __init__(self, inputs: int, outputs: int, channels: int, levels: int) -> None:
+        super().__init__()
+        self.network = backbone(8 * inputs, 8 * outputs, channels, levels)
+        self.multiple = 2**levels
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, inputs, I, J, K) to (B, outputs, I, J, K) float32."""
+        size = images.shape[2:]
+        after = [part for n in reversed(size) for part in (0, -n % self.multiple)]
+        padded = functional.pad(images, after)
+        with fast(images.device):
+            found = unfold(self.network(fold(padded)))
+        return found[..., : size[0], : size[1], : size[2]].float()
+
+
+def fold(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, 2 I, 2 J, 2 K) to (B, 8 C, I, J, K), channels last."""
+    b, c, i, j, k = x.shape
+    blocks = x.reshape(b, c, i // 2, 2, j // 2, 2, k // 2, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    folded = blocks.reshape(b, 8 * c, i // 2, j // 2, k // 2)
+    return folded.contiguous(memory_format=torch.channels_last_3d)
+
+
+def unfold(x: torch.Tensor) -> torch.Tensor:
+    """The inverse of `fold`."""
+    b, c, i, j, k = x.shape
+    blocks = x.reshape(b, c // 8, 2, 2, 2, i, j, k).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return blocks.reshape(b, c // 8, 2 * i, 2 * j, 2 * k)
 
 
 def fast(device: torch.device) -> torch.autocast:

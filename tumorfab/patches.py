@@ -6,6 +6,7 @@ Every patch is a function of the generator it is given, so that a step can be re
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,12 @@ class Case:
         np.save(path, self.images)
         return Case(self.name, np.load(path, mmap_mode="r"), self.labels)
 
+    @cached_property
+    def places(self) -> list[NDArray[np.int64]]:
+        """The voxels (N, 3) of each tumour class that the case has."""
+        found = [np.argwhere(self.labels == c) for c in (1, 2, 3)]
+        return [voxels for voxels in found if len(voxels)]
+
     def digest(self) -> str:
         """Hash of name and content: two runs on equal data are the same run."""
         content = hashlib.sha256(self.name.encode())
@@ -57,9 +64,8 @@ def patch(
     With `tumour` it is centred near a random tumour voxel of a random class, so that small classes
     are seen as often as large ones; otherwise near a random voxel of the case.
     """
-    present = [c for c in (1, 2, 3) if (case.labels == c).any()] if tumour else []
-    if present:
-        places = np.argwhere(case.labels == present[rng.integers(len(present))])
+    if tumour and case.places:
+        places = case.places[rng.integers(len(case.places))]
         centre = places[rng.integers(len(places))]
     else:
         centre = rng.integers(0, case.labels.shape)

@@ -38,13 +38,16 @@ class Players:
         for other in (average, best):
             other.load_state_dict(generator.state_dict())
         discriminator = refiner.Discriminator(modalities, channels).to(device)
+        if params["compile"]:
+            for part in (encoder, generator, discriminator):
+                part.compile()  # in place: names of weights stay
         return Players(
             encoder,
             generator,
             average,
             best,
             discriminator,
-            refiner.ClassStatistics([channels * 2**i for i in range(3)]).to(device),
+            refiner.ClassStatistics(refiner.widths(modalities, channels)).to(device),
             torch.optim.AdamW(encoder.parameters(), 1e-3),
             torch.optim.Adam(generator.parameters(), rate, betas=BETAS),
             torch.optim.Adam(discriminator.parameters(), 2 * rate, betas=BETAS),

@@ -10,6 +10,7 @@ pooled per class, are pulled towards those of real tumours. All images are tissu
 Shapes: images (B, M, I, J, K) float32, labels (B, I, J, K) int64 in 0..3.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,8 @@ from tumorfab.networks import backbone, fast
 from tumorfab.volume import Labels
 
 CLASSES = 4  # background, NCR, ED, ET
+# Tissue-relative intensities at which histograms are compared.
+LEVELS = (-3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 
 
 def one_hot(labels: torch.Tensor) -> torch.Tensor:
@@ -111,9 +114,29 @@ def encoder(modalities: int, channels: int) -> SegResNet:
 
 
 def features(encoder: SegResNet, images: torch.Tensor) -> list[torch.Tensor]:
-    """Its features, from fine to coarse: (B, C 2^l, I/2^l, J/2^l, K/2^l) float32."""
+    """What patches are compared by: the images' own `bands` and `levels`, and the encoder's
+    features from fine to coarse, (B, C 2^l, I/2^l, J/2^l, K/2^l) float32."""
     with fast(images.device):
-        return [level.float() for level in encoder.encode(images)[1]]
+        deep = [level.float() for level in encoder.encode(images)[1]]
+    return [bands(images), levels(images), *deep]
+
+
+def widths(modalities: int, channels: int) -> list[int]:
+    """Channels of each of the `features`."""
+    return [2 * modalities, len(LEVELS) * modalities, *(channels * 2**i for i in range(3))]
+
+
+def bands(images: torch.Tensor) -> torch.Tensor:
+    """Detail finer than 3 voxels, and from 3 to 7: (B, 2 M, I, J, K). Its spread is the grain."""
+    fine, broad = (functional.avg_pool3d(images, n, 1, n // 2) for n in (3, 7))
+    return torch.cat([images - fine, fine - broad], 1)
+
+
+def levels(images: torch.Tensor) -> torch.Tensor:
+    """Softly, which of some intensities a voxel exceeds: (B, 13 M, I, J, K). Their means over a
+    class are its cumulative histogram."""
+    centres = images.new_tensor(LEVELS)[:, None, None, None]
+    return torch.sigmoid((images[:, :, None] - centres) / (LEVELS[1] - LEVELS[0])).flatten(1, 2)
 
 
 @torch.no_grad()
@@ -165,13 +188,13 @@ def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 class ClassStatistics(nn.Module):
-    """Running statistics of real tumours' features, per encoder level and class, and the pull
-    towards them.
+    """Running statistics of real tumours' features, per level and class, and the pull towards them.
 
-    Per class the features are pooled under the label to their mean and standard deviation over the
-    voxels. Real cases update the statistics; refined ones are drawn to them, by the absolute
-    difference in units of the spread between real patches (so a feature that varies among real
-    tumours binds loosely).
+    Per patch and class the features are pooled under the label to their mean and standard deviation
+    over the voxels. Real patches update the mean and the spread of these; refined ones are drawn to
+    the whole distribution, not to its middle: `distance` is the energy distance (Szekely and Rizzo
+    2013) to a normal distribution with that mean and spread. So a feature that varies among real
+    tumours binds loosely, and refined tumours may not all become the average one.
     """
 
     seen: torch.Tensor
@@ -188,42 +211,51 @@ class ClassStatistics(nn.Module):
     def per_class(
         features: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(4, 2 C) mean and sd of the features per class over the batch, and (4,) which classes are
+        """(B, 4, 2 C) mean and sd of the features per patch and class, and (B, 4) which classes are
         there (at least 8 voxels at this level)."""
-        share = pooled(one_hot(labels), features).transpose(0, 1)
-        share = share.flatten(1)
-        values = features.transpose(0, 1).flatten(1)
-        total = share.sum(1)
-        mean = share @ values.T / total.clamp_min(1e-6)[:, None]
-        square = share @ (values**2).T / total.clamp_min(1e-6)[:, None]
+        share = pooled(one_hot(labels), features).flatten(2)
+        values = features.flatten(2).transpose(1, 2)
+        total = share.sum(2)
+        mean = share @ values / total.clamp_min(1e-6)[..., None]
+        square = share @ values**2 / total.clamp_min(1e-6)[..., None]
         sd = (square - mean**2).clamp_min(1e-6).sqrt()
-        return torch.cat([mean, sd], 1), total >= 8
+        return torch.cat([mean, sd], 2), total >= 8
 
     @torch.no_grad()
     def update(self, features: Sequence[torch.Tensor], labels: torch.Tensor) -> None:
         """Take in one batch of real patches."""
         there = self.per_class(features[0], labels)[1]
+        found = there.any(0)
         # The first batches weigh as a plain mean, so that the start is not pulled towards zero.
         rate = torch.maximum(1 / (self.seen + 1), torch.tensor(1 - self.momentum).to(self.seen))
-        rate = (rate * there)[:, None]
+        rate = (rate * found)[:, None]
+        weight = there / there.sum(0).clamp_min(1)
         for level, feature in enumerate(features):
             values = self.per_class(feature, labels)[0]
             mean, square = getattr(self, f"mean{level}"), getattr(self, f"square{level}")
-            mean.lerp_(values, rate)
-            square.lerp_(values**2, rate)
-        self.seen += there
+            mean.lerp_((weight[..., None] * values).sum(0), rate)
+            square.lerp_((weight[..., None] * values**2).sum(0), rate)
+        self.seen += found
 
     def distance(self, features: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """Class-wise distance of a batch to the real statistics, tumour classes only."""
+        """Class-wise distance of a batch to the real statistics, tumour classes only: in the mean 0
+        where the batch is distributed as real tumours are, and more elsewhere."""
         total = features[0].new_zeros(())
         for level, feature in enumerate(features):
             values, there = self.per_class(feature, labels)
             mean, square = getattr(self, f"mean{level}"), getattr(self, f"square{level}")
             spread = (square - mean**2).clamp_min(0).sqrt() + 0.1 * mean.abs() + 1e-2
-            use = there & (self.seen > 0)
-            use[0] = False
-            gap = ((values - mean).abs() / spread).clamp_max(10).mean(1)
-            total = total + (gap * use).sum() / use.sum().clamp_min(1)
+            there = there & (self.seen > 0)
+            there[:, 0] = False
+            z = ((values - mean) / spread).clamp(-10, 10)
+            # The mean distance to a normal variate less half of that between two, in closed form.
+            normal = z * torch.erf(z / 2**0.5) + (2 / math.pi) ** 0.5 * torch.exp(-(z**2) / 2)
+            normal = normal - math.pi**-0.5
+            total = total + (normal.mean(2) * there).sum() / there.sum().clamp_min(1)
+            apart = (z[:, None] - z[None]).abs().mean(3)
+            other = ~torch.eye(len(z), dtype=torch.bool, device=z.device)[..., None]
+            both = there[:, None] & there[None] & other
+            total = total - 0.5 * (apart * both).sum() / both.sum().clamp_min(1)
         return total / len(features)
 
 

@@ -11,6 +11,7 @@ from tumorfab.stage import InputError, read_json
 # How the samples of an arm are called in file names; arms that are not here have none of their own.
 KINDS = {
     "coarse": "coarse",
+    "shuffled": "coarse",
     "tf": "tf",
     "tf_gated": "tf",
     "copypaste": "copypaste",

@@ -32,6 +32,7 @@ ARMS = {
     "grown into a brain (TF-Aug)",
     "tf": "the same, and K x N of those coarse samples after the refiner (TF-GAN)",
     "tf_gated": "as tf, without the samples that the quality gate rejects",
+    "shuffled": "as coarse, each sample with the labels of another: a control, must not help",
 }
 
 

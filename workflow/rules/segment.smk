@@ -42,10 +42,13 @@ for fold, parts in enumerate(FOLDS):
             test=parts.test,
             samples=listed(f"segment/{RUN_NAME}"),
             gate=lambda wildcards, input: f"--gate {input.gate}" if input.gate else "",
+            shuffled=lambda wildcards: (
+                "--shuffled" if wildcards.arm == "shuffled" else ""
+            ),
             results=lambda wildcards, input: str(Path(input.real[0]).parents[2]),
             out=lambda wildcards, output: str(Path(output.model).parent),
         shell:
             "python -m tumorfab.segment --results {params.results} --train {params.train}"
-            " --samples @{params.samples} {params.gate} {params.validation} --test {params.test} --label {params.label}"
+            " --samples @{params.samples} {params.gate} {params.shuffled} {params.validation} --test {params.test} --label {params.label}"
             " --modality {params.modalities} --seed {params.seed} --repeat {wildcards.seed}"
             " --threads {threads} --params {params.section:q} --out {params.out} > {log} 2>&1"
