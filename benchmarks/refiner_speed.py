@@ -35,7 +35,8 @@ MODES = {
     "float32, NCDHW": (torch.contiguous_format, False, False),
     "float32, channels last": (torch.channels_last_3d, False, False),
     "bfloat16, channels last": (torch.channels_last_3d, True, False),
-    "bfloat16, channels last, compiled": (torch.channels_last_3d, True, True),
+    "bfloat16, NCDHW": (torch.contiguous_format, True, False),
+    "bfloat16, NCDHW, compiled": (torch.contiguous_format, True, True),
 }
 
 

@@ -84,6 +84,18 @@ def painted(
     return host, out
 
 
+def test_contrast_scales_what_differs_from_white_matter_in_each_modality():
+    found = appearance.contrasted(ROI.look, [0.5, 2.0])
+    for name in ("NCR", "ED", "ET"):
+        given = ROI.look[name]
+        np.testing.assert_allclose(found[name]["mean"], given["mean"] * [0.5, 2.0])
+        np.testing.assert_allclose(
+            found[name]["covariance"], given["covariance"] * [[0.25, 1], [1, 4]]
+        )
+    np.testing.assert_array_equal(found["ED"]["grain"], ROI.look["ED"]["grain"])
+    assert appearance.contrasted(ROI.look, []) is ROI.look
+
+
 def test_oedema_has_the_donors_mean_and_spread():
     _, out = painted()
     np.testing.assert_allclose(out[:, BALL].mean(1), [1.0, 2.0], atol=0.15)

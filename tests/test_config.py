@@ -201,6 +201,10 @@ def test_a_real_study_is_accepted() -> None:
             {"segment": {"network": "nnunet", "schedule": "pretrain"}},
             "segment.schedule is pretrain, but nnU-Net trains on all cases at once",
         ),
+        (
+            {"segment": {"network": "nnunet"}, "study": {"arms": ["real", "shuffled"]}},
+            "study.arms: shuffled is not made for nnU-Net",
+        ),
         ({"place": {"scale": [1.2, 0.8]}}, "place.scale is [1.2, 0.8]: the first must not exceed"),
         ({"preprocess": {"brain_volume_ml": [9, 1]}}, "preprocess.brain_volume_ml is [9, 1]"),
         ({"place": {"count": [3, 1]}}, "place.count is [3, 1]: the first must not exceed"),

@@ -89,6 +89,24 @@ def test_samples_that_the_gate_rejects_are_not_trained_on(results, tmp_path):
     assert not all(torch.equal(one[name], three[name]) for name in one)
 
 
+def test_shuffled_samples_have_the_labels_of_others(results, tmp_path, monkeypatch):
+    made = [next((results / name).glob("*coarse*.json")) for name in ("set", "free")]
+    read = []
+    real = segment.read_case
+    monkeypatch.setattr(
+        segment, "read_case", lambda images, dseg: read.append((images, dseg)) or real(images, dseg)
+    )
+    short = PARAMS | {"steps": 1}
+    run(results, tmp_path, "--samples", *map(str, made), "--shuffled", params=short)
+    found = {images[0]: dseg for images, dseg in read if "coarse" in dseg.name}
+    modality = toy.MODALITIES[0]
+    images = [segment.samples.image(s, modality) for s in made]
+    labels = [segment.samples.dseg(s) for s in made]
+    assert set(found) == set(images)
+    assert sorted(found.values()) == sorted(labels)
+    assert all(found[i] != own for i, own in zip(images, labels, strict=True))
+
+
 def test_a_planted_leak_is_refused(results, tmp_path):
     sidecar = tmp_path / "sub-H1_desc-coarse000.json"
     write_json(sidecar, {"donors": ["A1", "A4"]})  # A4 is the test case

@@ -321,7 +321,7 @@ def test_a_setting_runs_the_stages_that_it_concerns(study: Study) -> None:
         study.configure(TINY)
 
 
-ARMS = ("copypaste", "carvemix", "carvemix_published", "pix2pix", "tf_gated")
+ARMS = ("copypaste", "carvemix", "carvemix_published", "pix2pix", "tf_gated", "shuffled")
 
 
 def test_further_arms_run_their_own_jobs_and_no_other(study: Study) -> None:
@@ -330,7 +330,7 @@ def test_further_arms_run_their_own_jobs_and_no_other(study: Study) -> None:
     try:
         assert study.planned() == {
             "copypaste": 2, "carvemix": 2, "carvemix_published": 2, "pix2pix_0": 1,
-            "appraise_tf_1": 1, "gate": 1, "segment": 5, "score": 5, "report": 1, "all": 1,
+            "appraise_tf_1": 1, "gate": 1, "segment": 6, "score": 6, "report": 1, "all": 1,
         }  # fmt: skip
     finally:
         study.configure(TINY)
@@ -341,7 +341,7 @@ def test_every_arm_has_the_same_number_of_samples(program: Path, tmp_path: Path)
     status, out, err = Study(tmp_path, program, config).run("--dry-run")
     assert status == 0, err
     jobs = re.findall(r"^rule segment:(.*?)^    output:", out, re.M | re.S)
-    assert len(jobs) == 7
+    assert len(jobs) == 8
     for job in jobs:
         read = set(re.findall(r"(\S+_desc-[a-z0-9]+\d{3})\.json", job))
         assert len(read) == 2 * 3

@@ -4,6 +4,8 @@ Intensities are relative to white matter (`contrast`), so that neither the donor
 host's scanner shows. Arrays: images (M, I, J, K), everything else (I, J, K).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +27,19 @@ def between(one: Look, other: Look, share: float) -> Look:
     return {
         name: {what: (1 - share) * one[name][what] + share * other[name][what] for what in found}
         for name, found in one.items()
+    }
+
+
+def contrasted(look: Look, factors: Sequence[float]) -> Look:
+    """A look whose classes differ from white matter by `factors` (one per modality) more; none
+    leaves it as it is. Few donors have few contrasts; patients not seen have others."""
+    if not factors:
+        return look
+    by = np.array(factors)
+    changed = {"mean": by, "covariance": np.outer(by, by)}
+    return {
+        name: {what: value * changed.get(what, 1.0) for what, value in found.items()}
+        for name, found in look.items()
     }
 
 

@@ -18,6 +18,7 @@ RANGES = (
     "place.volume_ml",
     "place.scale",
     "place.grow_mm",
+    "place.contrast",
     "place.mass_effect",
     "place.oedema_ratio",
 )
@@ -122,6 +123,11 @@ def _cross_check(config: dict[str, Any]) -> None:
         raise InputError(
             f"config: segment.schedule is {segment['schedule']}, but nnU-Net trains on all cases "
             "at once; set it to joint, or segment.network to segresnet"
+        )
+    if segment["network"] == "nnunet" and "shuffled" in config["study"]["arms"]:
+        raise InputError(
+            "config: study.arms: shuffled is not made for nnU-Net; leave it out, or set "
+            "segment.network to segresnet"
         )
     if config["annotated"]["space"] == "shared" and config["annotated"]["brain"] != "none":
         raise InputError(

@@ -1,6 +1,6 @@
 """Everything random about a coarse sample, drawn before anything is computed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,8 @@ class MisfitError(Exception):
 @dataclass(frozen=True)
 class Tumour:
     """One tumour, in plain JSON-ready values. `look_share` is how far its look is the partner's;
-    `mass_effect` the peak displacement as a share of the core's radius."""
+    `mass_effect` the peak displacement as a share of the core's radius; `contrast` a factor per
+    modality by which it differs more from the brain than the donor did (empty: as the donor)."""
 
     roi: str
     partner: str
@@ -39,6 +40,7 @@ class Tumour:
     mass_effect: float
     oedema_mm3: float
     seed: int
+    contrast: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _tumour(
         mass_effect=float(rng.uniform(*params["mass_effect"])),
         oedema_mm3=_oedema(rng, bank, volume, params),
         seed=int(rng.integers(2**31)),
+        contrast=_contrast(rng, len(host.images), params),
     )
 
 
@@ -197,6 +200,14 @@ def _oedema(rng: np.random.Generator, bank: Bank, core: float, params: dict[str,
     chosen = rng.choice(len(cores), p=near / near.sum())
     varied = np.exp(rng.normal(0, OEDEMA_SPREAD))
     return float(around[chosen] * (core / max(cores[chosen], 1)) ** (2 / 3) * varied)
+
+
+def _contrast(rng: np.random.Generator, modalities: int, params: dict[str, Any]) -> list[float]:
+    """A factor per modality, evenly on a logarithmic scale; none where there is nothing to draw."""
+    low, high = np.log(params["contrast"])
+    if low == high == 0:
+        return []
+    return [float(f) for f in np.exp(rng.uniform(low, high, modalities))]
 
 
 def check(bank: Bank, params: dict[str, Any]) -> None:
