@@ -32,13 +32,15 @@ from tumorfab.stats import bootstrap
 
 def variants() -> dict[str, dict[str, Any]]:
     """Settings of the `place` section by name, each with one step of the synthesis more."""
-    params = config.validated({})["place"] | {"site_mni_mm": [], "tries": 500}
+    defaults = config.validated({})["place"] | {"site_mni_mm": [], "tries": 500}
+    params = defaults | {"contrast": [1.0, 1.0]}
     steps = {"edge_mm": 0.0, "oedema": "donor", "mass_effect": [0.0, 0.0]}
     return {
         "pasted": params | steps,
         "+ seam treatment": params | {key: steps[key] for key in ("oedema", "mass_effect")},
         "+ infiltrative oedema": params | {"mass_effect": steps["mass_effect"]},
         "+ mass effect": params,
+        "+ contrast": defaults,
     }
 
 

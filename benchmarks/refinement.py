@@ -72,11 +72,11 @@ def synthetic(args: argparse.Namespace, sidecar: Path, generators: dict[str, Any
         for path in (samples.dseg(sidecar), files["brain"], files["ventricles"])
     )
     images = {m: load_on(samples.image(sidecar, m), grid) for m in args.modality}
-    references = record["reference"]
+    references, native = record["reference"], samples.references(record)
     for name, generator in (generators or {}).items():
         ours = [name] if name else args.modality
         changed = refine.refine(
-            generator, [images[m] for m in ours], labels, [references[m] for m in ours]
+            generator, [images[m] for m in ours], labels, [native[m] for m in ours]
         )
         images |= dict(zip(ours, changed, strict=True))
     relative = {m: (image - references[m][0]) / references[m][1] for m, image in images.items()}

@@ -93,7 +93,8 @@ def test_contrast_scales_what_differs_from_white_matter_in_each_modality():
             found[name]["covariance"], given["covariance"] * [[0.25, 1], [1, 4]]
         )
     np.testing.assert_array_equal(found["ED"]["grain"], ROI.look["ED"]["grain"])
-    assert appearance.contrasted(ROI.look, []) is ROI.look
+    same = appearance.contrasted(ROI.look, [1.0, 1.0])
+    np.testing.assert_array_equal(same["ET"]["covariance"], ROI.look["ET"]["covariance"])
 
 
 def test_oedema_has_the_donors_mean_and_spread():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from tumorfab import bank, draw, place, sites, stage
+from tumorfab import bank, draw, place, samples, sites, stage
 from tumorfab.bank import Bank
 from tumorfab.draw import Draw, MisfitError, Tumour
 from tumorfab.shape import Pose
@@ -183,6 +183,31 @@ def test_two_tumours_lie_apart(cohort):
     assert np.sort(sizes)[-2] > 1.5
     one, two = (pieces == i + 1 for i in np.argsort(sizes)[-2:])
     assert ndimage.distance_transform_edt(~one, sampling=4.0)[two].min() > 8
+
+
+def test_contrast_is_by_how_much_a_core_differs_from_white_matter_and_can_be_undone(cohort):
+    _, host, rois = cohort
+    site, factors = (13, 22, 18), {"T1w": 1.5, "T2w": 0.7}
+    plain, varied = (
+        place.apply(host, rois, still(site, contrast=contrast), PARAMS)
+        for contrast in ({}, factors)
+    )
+    deep = ndimage.binary_erosion(core_of(plain.labels), iterations=2)
+    assert deep.sum() > 20
+    pairs = {m: [r.centre, r.scale] for m, r in host.references.items()}
+    known = samples.references({"reference": pairs, "draw": {"tumours": [{"contrast": factors}]}})
+    for modality, factor in factors.items():
+        one, other = (
+            host.references[modality].relative(x.images[modality])[deep] for x in (plain, varied)
+        )
+        np.testing.assert_allclose(other, factor * one, atol=0.02)
+        centre, scale = known[modality]
+        undone = (varied.images[modality][deep] - centre) / scale
+        np.testing.assert_allclose(undone, one, atol=0.02)
+    drawn = made(cohort, contrast=[0.5, 2.0]).draw.tumours[0].contrast
+    assert set(drawn) == set(toy.MODALITIES)
+    assert all(0.5 <= factor <= 2 for factor in drawn.values())
+    assert made(cohort, contrast=[1.0, 1.0]).draw.tumours[0].contrast == {}
 
 
 def test_mass_effect_moves_the_brain_and_none_does_not(cohort):

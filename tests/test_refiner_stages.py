@@ -133,7 +133,7 @@ def case_dseg(results, donor):
 def sample_parts(sidecar):
     sidecar = Path(sidecar)
     images = {m: samples.image(sidecar, m) for m in toy.MODALITIES}
-    return images, samples.dseg(sidecar), read_json(sidecar)["reference"]
+    return images, samples.dseg(sidecar), samples.references(read_json(sidecar))
 
 
 def test_an_encoder_of_an_earlier_training_guides(results, trained, tmp_path):

@@ -31,10 +31,8 @@ def between(one: Look, other: Look, share: float) -> Look:
 
 
 def contrasted(look: Look, factors: Sequence[float]) -> Look:
-    """A look whose classes differ from white matter by `factors` (one per modality) more; none
-    leaves it as it is. Few donors have few contrasts; patients not seen have others."""
-    if not factors:
-        return look
+    """A look whose classes differ from white matter by `factors` (one per modality) more. Few
+    donors have few contrasts; patients not seen have others."""
     by = np.array(factors)
     changed = {"mean": by, "covariance": np.outer(by, by)}
     return {

@@ -19,6 +19,7 @@ from tumorfab import bank, checkpoint, gpu, judge, likeness, metrics, refiner, r
 from tumorfab.contrast import Reference, tissue_relative
 from tumorfab.gate import MARGIN, SCORES, write
 from tumorfab.likeness import Core, Match
+from tumorfab.networks import settled
 from tumorfab.volume import Grid, Image, Labels, box, load_grid, load_on
 
 
@@ -55,7 +56,7 @@ def load_critic(path: Path, modalities: list[str], device: torch.device) -> Crit
     encoder.load_state_dict(content["encoder"])
     discriminator.load_state_dict(content["discriminator"])
     # Spectral norm estimates anew at every step of a training, and must not while it judges.
-    return Critic(encoder.to(device).eval(), discriminator.to(device).eval())
+    return Critic(settled(encoder, device).eval(), discriminator.to(device).eval())
 
 
 def most_alike(
@@ -92,7 +93,8 @@ def appraised(
     where = box(labels > 0, MARGIN)
     labels = np.ascontiguousarray(labels[where])
     images = {m: load_on(samples.image(sidecar, m), grid)[where] for m in modalities}
-    pairs = {m: record["reference"][m] for m in modalities}
+    known_as = samples.references(record)
+    pairs = {m: known_as[m] for m in modalities}
     relative = tissue_relative(list(images.values()), list(pairs.values()))
     row |= critic.scores(np.stack(relative), labels)
     references = {m: Reference(*pair) for m, pair in pairs.items()}

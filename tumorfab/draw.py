@@ -40,7 +40,7 @@ class Tumour:
     mass_effect: float
     oedema_mm3: float
     seed: int
-    contrast: list[float] = field(default_factory=list)
+    contrast: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _tumour(
         mass_effect=float(rng.uniform(*params["mass_effect"])),
         oedema_mm3=_oedema(rng, bank, volume, params),
         seed=int(rng.integers(2**31)),
-        contrast=_contrast(rng, len(host.images), params),
+        contrast=_contrast(rng, list(host.images), params),
     )
 
 
@@ -202,12 +202,14 @@ def _oedema(rng: np.random.Generator, bank: Bank, core: float, params: dict[str,
     return float(around[chosen] * (core / max(cores[chosen], 1)) ** (2 / 3) * varied)
 
 
-def _contrast(rng: np.random.Generator, modalities: int, params: dict[str, Any]) -> list[float]:
+def _contrast(
+    rng: np.random.Generator, modalities: list[str], params: dict[str, Any]
+) -> dict[str, float]:
     """A factor per modality, evenly on a logarithmic scale; none where there is nothing to draw."""
     low, high = np.log(params["contrast"])
     if low == high == 0:
-        return []
-    return [float(f) for f in np.exp(rng.uniform(low, high, modalities))]
+        return {}
+    return {m: float(np.exp(rng.uniform(low, high))) for m in modalities}
 
 
 def check(bank: Bank, params: dict[str, Any]) -> None:

@@ -1,9 +1,13 @@
 """The one network shape that every stage builds on, and the precision it runs in."""
 
+from typing import TypeVar
+
 import torch
 from monai.networks.nets import SegResNet
 from torch import nn
 from torch.nn import functional
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def backbone(inputs: int, outputs: int, channels: int, levels: int = 3) -> SegResNet:
@@ -12,11 +16,8 @@ def backbone(inputs: int, outputs: int, channels: int, levels: int = 3) -> SegRe
     `channels` (a multiple of 4) doubles at each of `levels`; input sizes are multiples of
     2^(levels - 1). Upsampling is by interpolation: transposed convolutions leave a checkerboard,
     and a checkerboard that only synthetic lesions carry is a label in itself.
-
-    Weights lie channels last, and what they are applied to follows: a training step on two CPU
-    threads takes 0.23 s instead of 0.57 s.
     """
-    network = SegResNet(
+    return SegResNet(
         init_filters=channels,
         in_channels=inputs,
         out_channels=outputs,
@@ -25,8 +26,18 @@ def backbone(inputs: int, outputs: int, channels: int, levels: int = 3) -> SegRe
         blocks_up=(1,) * (levels - 1),
         upsample_mode="nontrainable",
     )
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # missing in stubs
-    return network
+
+
+def settled(network: Network, device: torch.device) -> Network:
+    """The network on `device`, its weights in the layout that is fastest there; what they are
+    applied to follows. Channels last on a CPU: a training step of TF-GAN takes 0.23 s instead of
+    0.57 s on two threads; not on a GPU, where it takes 0.15 s instead of 0.12 s on an H100."""
+    return network.to(device).to(memory_format=layout(device))  # type: ignore[call-overload]
+
+
+def layout(device: torch.device) -> torch.memory_format:
+    """Order of the axes in memory."""
+    return torch.channels_last_3d if device.type == "cpu" else torch.contiguous_format
 
 
 class Folded(nn.Module):
@@ -53,11 +64,11 @@ class Folded(nn.Module):
 
 
 def fold(x: torch.Tensor) -> torch.Tensor:
-    """(B, C, 2 I, 2 J, 2 K) to (B, 8 C, I, J, K), channels last."""
+    """(B, C, 2 I, 2 J, 2 K) to (B, 8 C, I, J, K)."""
     b, c, i, j, k = x.shape
     blocks = x.reshape(b, c, i // 2, 2, j // 2, 2, k // 2, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
     folded = blocks.reshape(b, 8 * c, i // 2, j // 2, k // 2)
-    return folded.contiguous(memory_format=torch.channels_last_3d)
+    return folded.contiguous(memory_format=layout(x.device))
 
 
 def unfold(x: torch.Tensor) -> torch.Tensor:

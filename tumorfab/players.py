@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from tumorfab import refiner
+from tumorfab.networks import settled
 
 EMA = 0.99
 BETAS = (0.5, 0.9)
@@ -31,9 +32,9 @@ class Players:
     def new(modalities: int, params: dict[str, Any], device: torch.device) -> "Players":
         """New ones; `params` is the config section `refiner`."""
         channels, rate = params["channels"], params["learning_rate"]
-        encoder = refiner.encoder(modalities, channels).to(device)
+        encoder = settled(refiner.encoder(modalities, channels), device)
         generator, average, best = (
-            refiner.Generator(modalities, channels).to(device) for _ in range(3)
+            settled(refiner.Generator(modalities, channels), device) for _ in range(3)
         )
         for other in (average, best):
             other.load_state_dict(generator.state_dict())

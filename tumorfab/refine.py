@@ -13,6 +13,7 @@ import torch
 from tumorfab import __version__, checkpoint, gpu, refiner, samples, stage
 from tumorfab.contrast import tissue_relative
 from tumorfab.files import sha256
+from tumorfab.networks import settled
 from tumorfab.volume import Image, Labels, box, lattice, load_grid, load_on, save
 
 MARGIN = 12  # voxels: the support reaches 3, the rest is context for the network
@@ -23,7 +24,7 @@ def load_generator(path: Path, modalities: list[str], device: torch.device) -> r
     content = checkpoint.load_model(path, "refiner", modalities)
     generator = refiner.Generator(len(modalities), content["channels"])
     generator.load_state_dict(content["weights"])
-    return generator.to(device).eval()
+    return settled(generator, device).eval()
 
 
 def refine(
@@ -73,7 +74,8 @@ def main(argv: list[str] | None = None) -> None:
             grid = load_grid(samples.dseg(sidecar))
             labels = load_on(samples.dseg(sidecar), grid, labels=True)
             images = [load_on(samples.image(sidecar, m), grid) for m in args.modality]
-            references = [record["reference"][m] for m in args.modality]
+            known_as = samples.references(record)
+            references = [known_as[m] for m in args.modality]
             for modality, image in zip(
                 args.modality, refine(generator, images, labels, references), strict=True
             ):

@@ -213,11 +213,13 @@ class ClassStatistics(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, 4, 2 C) mean and sd of the features per patch and class, and (B, 4) which classes are
         there (at least 8 voxels at this level)."""
-        share = pooled(one_hot(labels), features).flatten(2)
-        values = features.flatten(2).transpose(1, 2)
-        total = share.sum(2)
-        mean = share @ values / total.clamp_min(1e-6)[..., None]
-        square = share @ values**2 / total.clamp_min(1e-6)[..., None]
+        # Slab by slab: one product over all voxels would keep a small part of a GPU busy.
+        share = pooled(one_hot(labels), features).flatten(3).transpose(1, 2)
+        values = features.flatten(3).permute(0, 2, 3, 1)
+        total = share.sum((1, 3))
+        mean, square = (
+            (share @ v).sum(1) / total.clamp_min(1e-6)[..., None] for v in (values, values**2)
+        )
         sd = (square - mean**2).clamp_min(1e-6).sqrt()
         return torch.cat([mean, sd], 2), total >= 8
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tumorfab.files import sha256
 from tumorfab.stage import InputError, read_json
 
@@ -46,6 +48,17 @@ def checksums(sidecar: Path, modalities: list[str]) -> dict[str, str]:
 def refined(sidecar: Path) -> Path:
     """The sidecar of the refined sample that is made from this coarse one."""
     return sidecar.with_name(sidecar.name.replace("_desc-coarse", "_desc-tf"))
+
+
+def references(record: dict[str, Any]) -> dict[str, list[float]]:
+    """Centre and scale by modality in which the tumours of a coarse or refined sample have the
+    contrast of their donors, as real ones do: what `place.contrast` did is undone, so that neither
+    refiner nor gate takes it for a fault. With several tumours, on average."""
+    drawn = [t.get("contrast", {}) for t in record["draw"]["tumours"]]
+    return {
+        m: [centre, scale * float(np.exp(np.mean([np.log(d.get(m, 1.0)) for d in drawn] or [0.0])))]
+        for m, (centre, scale) in record["reference"].items()
+    }
 
 
 def accepted(table: Path, sidecars: Sequence[Path]) -> list[Path]:

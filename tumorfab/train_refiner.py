@@ -70,7 +70,7 @@ def read_coarse(args: argparse.Namespace, cache: Path) -> list[Case]:
         if record["draw"]["tumour_free"]:
             continue
         images = {m: samples.image(sidecar, m) for m in args.modality}
-        references = record["reference"]
+        references = samples.references(record)
         case = load_case(images, samples.dseg(sidecar), references, args.params["patch"])
         coarse.append(case.mapped(cache))
     if not coarse:

@@ -61,7 +61,7 @@ def grow(
     labels[part][core] = np.where(cast.necrosis < 0, 1, 3)[core]
     relative = np.stack([host.references[m].relative(x[where]) for m, x in host.images.items()])
     look = appearance.between(roi.look, partner.look, tumour.look_share)
-    look = appearance.contrasted(look, tumour.contrast)
+    look = appearance.contrasted(look, [tumour.contrast.get(m, 1.0) for m in host.images])
     rng = stage.rng(tumour.seed, "look")
     tissue = host.brain[where] & (host.csf[where] < 0.5)
     grains = np.array([host.grains[m] for m in host.images])

@@ -29,7 +29,7 @@ from tumorfab.baselines import copypaste, pairs
 from tumorfab.baselines.copypaste import Paste
 from tumorfab.baselines.pairs import Case, Mixed
 from tumorfab.host import Host, load_host, load_patient
-from tumorfab.networks import backbone
+from tumorfab.networks import backbone, settled
 from tumorfab.patches import Case as Crop
 from tumorfab.stage import InputError
 from tumorfab.train_refiner import batch
@@ -92,7 +92,7 @@ def train(
     Raises `InputError` when the training diverges."""
     modalities = len(cases[0].images) - len(TISSUES)
     torch.manual_seed(int(stage.rng(seed, "pix2pix", "weights").integers(2**31)))
-    generator = Generator(modalities, params["channels"]).to(device)
+    generator = settled(Generator(modalities, params["channels"]), device)
     judge = discriminator(modalities, params["channels"]).to(device)
     makers, judges = (
         torch.optim.Adam(part.parameters(), params["learning_rate"], betas=(0.5, 0.999))
