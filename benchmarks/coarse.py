@@ -215,10 +215,15 @@ def main() -> None:
     }
     if args.batch:
         shares = [(h, -(-args.batch // args.hosts)) for h in range(args.hosts)]
+        with ProcessPoolExecutor(1) as pool:  # the samples of two hosts, nothing beside it
+            alone = list(pool.map(batch, shares[:2]))
         with ProcessPoolExecutor(2) as pool:
-            results["coarse_batch_seconds_per_sample"] = float(
-                np.mean(list(pool.map(batch, shares)))
-            )
+            together = list(pool.map(batch, shares))
+        results["coarse_batch_seconds_per_sample"] = float(np.mean(together))
+        results["coarse_batch_same_samples_alone_seconds"] = float(np.mean(alone))
+        results["coarse_batch_two_processes_over_one"] = float(
+            np.mean(together[:2]) / np.mean(alone)
+        )
     known = stage.read_json(args.out) if args.out.exists() else {}
     stage.write_json(args.out, {**known, **results})
     plot(
