@@ -50,6 +50,8 @@ def prepared(study: Path, data: Path, out: Path, patients: bool, cores: int) -> 
     """
     section = yaml.safe_load(study.read_text(encoding="utf-8")) | {"results": "results"}
     section |= PATIENTS if patients else {}
+    # An arm that waits for the bank, so that nothing behind it is run.
+    section["study"] = {"arms": ["coarse"], "k": [section["split"]["train"]]}
     for cohort in (section["healthy"], section["annotated"]):
         if "path" in cohort:
             cohort["path"] = str((data / Path(cohort["path"]).name).resolve())
@@ -58,7 +60,7 @@ def prepared(study: Path, data: Path, out: Path, patients: bool, cores: int) -> 
     command = [sys.executable, "-m", "snakemake", "--snakefile", f"{ROOT}/Snakefile",
                "--directory", f"{out}", "--configfile", f"{out}/study.yaml", "--cores", f"{cores}",
                "--replace-workflow-config",
-               "--until", "standardise_healthy", "standardise_annotated"]  # fmt: skip
+               "--omit-from", "bank", "qc"]  # fmt: skip
     log = out / "workflow.log"
     with open(log, "w", encoding="utf-8") as handle:
         if subprocess.run(command, stdout=handle, stderr=subprocess.STDOUT, cwd=ROOT).returncode:
