@@ -354,6 +354,18 @@ def test_nnunet_takes_the_place_of_the_own_network(program: Path, tmp_path: Path
     assert "segment" not in planned
 
 
+def test_snakemakes_own_report_shows_the_studys_tables_and_page(
+    study: Study, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    status, _, err = study.run("--report", str(path))
+    assert status == 0, err[-5000:]
+    page = path.read_text(encoding="utf-8")
+    for name in ("report/dice.csv", "report/summary.csv", "report/index.html", "qc/metrics.tsv"):
+        assert name in page
+    assert "effect size" in page  # a caption
+
+
 # A release of it
 
 

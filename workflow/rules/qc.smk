@@ -50,7 +50,11 @@ rule qc:
         pictures=lambda wildcards: [picture(s) for s in SUBJECTS],
     output:
         page=f"{R}/qc/index.html",
-        table=f"{R}/qc/metrics.tsv",
+        table=report(
+            f"{R}/qc/metrics.tsv",
+            caption="../report/quality.rst",
+            category="Quality",
+        ),
         viewer=f"{R}/qc/viewer.html",
     log:
         f"{R}/logs/qc.log",

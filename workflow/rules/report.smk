@@ -62,10 +62,18 @@ rule report:
         subjects=rules.ingest.output.subjects,
         skipped=rules.ingest.output.skipped,
     output:
-        f"{R}/report/dice.csv",
-        f"{R}/report/summary.csv",
+        report(f"{R}/report/dice.csv", caption="../report/dice.rst", category="Dice"),
+        report(
+            f"{R}/report/summary.csv",
+            caption="../report/summary.rst",
+            category="Dice",
+        ),
         f"{R}/report/table.txt",
-        page=f"{R}/report/index.html",
+        page=report(
+            f"{R}/report/index.html",
+            caption="../report/page.rst",
+            category="Report",
+        ),
     log:
         f"{R}/logs/report.log",
     benchmark:
