@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from tumorfab import samples
 from tumorfab.volume import load, load_labels
 
 ROOT = Path(__file__).parent.parent
@@ -112,13 +113,14 @@ def test_synthetic_tumours_come_from_training_cases_and_look_like_them(results):
         }
         image = load(sidecar.with_name(f"{sidecar.stem}_T1w.nii.gz")).data
         labels = load_labels(sidecar.with_name(f"{sidecar.stem}_dseg.nii.gz")).data
-        centre, scale = record["reference"]["T1w"]
+        centre, scale = samples.references(record)["T1w"]
         relative = (image - centre) / scale
         rois = [roi for donor in donors for roi in bank[f"sub-{donor}"]["rois"]]
         for value, name in ((1, "NCR"), (2, "ED"), (3, "ET")):
             inside = relative[labels == value]
             if inside.size >= 20:
-                # A class's look lies between those of the donors that it was mixed from.
+                # But for its contrast, a class's look lies between those of the donors that it
+                # was mixed from.
                 means = [r["classes"][name]["mean"]["T1w"] for r in rois if "mean" in
                          r["classes"][name]]  # fmt: skip
                 assert min(means) - 0.5 < inside.mean() < max(means) + 0.5
