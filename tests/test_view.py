@@ -264,9 +264,12 @@ def test_a_used_port_a_wrong_folder_and_a_broken_table_are_one_line(
 def test_the_command_tells_its_address_and_ends_on_an_interrupt(results: Path) -> None:
     command = [sys.executable, "-m", "tumorfab.view", str(results)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # Tests in the background of a shell ignore interrupts, and what they start inherits that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
+    signal.signal(signal.SIGINT, before)
     assert running.stdout
     address = urlsplit(running.stdout.readline().strip())
     key = address.path.split("/")[1]
@@ -274,7 +277,7 @@ def test_the_command_tells_its_address_and_ends_on_an_interrupt(results: Path) -
     assert len(key) >= 20
     assert b"<canvas" in get(address.port or 0, address.path).body
     running.send_signal(signal.SIGINT)
-    _, errors = running.communicate()
+    _, errors = running.communicate(timeout=60)
     assert (running.returncode, errors) == (0, "")
 
 
