@@ -24,7 +24,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tumorfab import config, gpu, refine, refiner, stage
+from tumorfab.networks import settled
 from tumorfab.players import Players
+from tumorfab.volume import box
 
 MODALITIES = 4
 GRID = (240, 240, 155)
@@ -126,14 +128,14 @@ def training(params: dict[str, Any], device: torch.device) -> dict[str, Any]:
 def inference(channels: int, device: torch.device) -> dict[str, float]:
     """Seconds of refining one large tumour in four modalities."""
     torch.manual_seed(0)
-    generator = refiner.Generator(MODALITIES, channels).to(device).eval()
+    generator = settled(refiner.Generator(MODALITIES, channels), device).eval()
     axes = [(np.arange(n) - n / 2) / r for n, r in zip(GRID, RADII, strict=True)]
     apart = np.sqrt(sum(np.square(x) for x in np.meshgrid(*axes, indexing="ij")))
     labels = np.select([apart < 0.4, apart < 0.6, apart < 1], [1, 3, 2], 0).astype(np.uint8)
     rng = np.random.default_rng(0)
     images = [rng.standard_normal(GRID).astype(np.float32) for _ in range(MODALITIES)]
     references = [[0.0, 1.0]] * MODALITIES
-    where = refine.box(labels > 0, refine.MARGIN)
+    where = box(labels > 0, refine.MARGIN)
     window = torch.from_numpy(np.stack([image[where] for image in images]))[None]
     edges = [n - n % 4 for n in window.shape[2:]]
     x = window[..., : edges[0], : edges[1], : edges[2]].contiguous().to(device)

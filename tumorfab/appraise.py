@@ -93,8 +93,8 @@ def appraised(
     where = box(labels > 0, MARGIN)
     labels = np.ascontiguousarray(labels[where])
     images = {m: load_on(samples.image(sidecar, m), grid)[where] for m in modalities}
-    known_as = samples.references(record)
-    pairs = {m: known_as[m] for m in modalities}
+    native = samples.references(record)
+    pairs = {m: native[m] for m in modalities}
     relative = tissue_relative(list(images.values()), list(pairs.values()))
     row |= critic.scores(np.stack(relative), labels)
     references = {m: Reference(*pair) for m, pair in pairs.items()}

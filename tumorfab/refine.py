@@ -74,8 +74,8 @@ def main(argv: list[str] | None = None) -> None:
             grid = load_grid(samples.dseg(sidecar))
             labels = load_on(samples.dseg(sidecar), grid, labels=True)
             images = [load_on(samples.image(sidecar, m), grid) for m in args.modality]
-            known_as = samples.references(record)
-            references = [known_as[m] for m in args.modality]
+            native = samples.references(record)
+            references = [native[m] for m in args.modality]
             for modality, image in zip(
                 args.modality, refine(generator, images, labels, references), strict=True
             ):

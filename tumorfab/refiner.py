@@ -226,14 +226,14 @@ class ClassStatistics(nn.Module):
     @torch.no_grad()
     def update(self, features: Sequence[torch.Tensor], labels: torch.Tensor) -> None:
         """Take in one batch of real patches."""
-        there = self.per_class(features[0], labels)[1]
+        pooled_by_level = [self.per_class(feature, labels) for feature in features]
+        there = pooled_by_level[0][1]
         found = there.any(0)
         # The first batches weigh as a plain mean, so that the start is not pulled towards zero.
         rate = torch.maximum(1 / (self.seen + 1), torch.tensor(1 - self.momentum).to(self.seen))
         rate = (rate * found)[:, None]
         weight = there / there.sum(0).clamp_min(1)
-        for level, feature in enumerate(features):
-            values = self.per_class(feature, labels)[0]
+        for level, (values, _) in enumerate(pooled_by_level):
             mean, square = getattr(self, f"mean{level}"), getattr(self, f"square{level}")
             mean.lerp_((weight[..., None] * values).sum(0), rate)
             square.lerp_((weight[..., None] * values**2).sum(0), rate)

@@ -3,9 +3,8 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
-
-import numpy as np
 
 from tumorfab.files import sha256
 from tumorfab.stage import InputError, read_json
@@ -56,7 +55,7 @@ def references(record: dict[str, Any]) -> dict[str, list[float]]:
     refiner nor gate takes it for a fault. With several tumours, on average."""
     drawn = [t.get("contrast", {}) for t in record["draw"]["tumours"]]
     return {
-        m: [centre, scale * float(np.exp(np.mean([np.log(d.get(m, 1.0)) for d in drawn] or [0.0])))]
+        m: [centre, scale * geometric_mean([d.get(m, 1.0) for d in drawn] or [1.0])]
         for m, (centre, scale) in record["reference"].items()
     }
 
