@@ -1,38 +1,48 @@
-"""Does refinement bring coarse tumours nearer to real ones? Measured against patients not seen.
+"""Does refinement bring coarse tumours nearer to real ones? Measured on patients who were left out.
 
-    python -m benchmarks.refinement --results results/my_study --out OUT
+    snakemake --cores all --configfile config/refinement_4mod_2mm.yaml -- samples
+    python -m benchmarks.refinement --results results/refinement_4mod_2mm --out OUT
 
-takes the coarse samples of one fold of a study (`--fold`, `--k`), trains the refiner on its
-training cases once for each of `variants()`, refines the samples, and compares them with the
-tumours of all other patients. Training cases against these patients (`real`) set the scale. Writes
-`realism.json`
-and prints a table. Repeat it with several folds and average.
+takes the coarse samples of a study whose folds leave out one patient each, and in every fold trains
+the refiner on the other patients, once for each of `variants()`, refines the samples, and compares
+coarse and refined ones with the patient who was left out. The training cases against this patient
+(`real`) set the scale. Measures are kept in `--out`, so that a second run goes on; when all folds
+are there, writes `realism.json` and prints a table.
 """
 
 import argparse
 import json
+import pickle
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import ndimage
 from scipy.stats import wasserstein_distance
 
-from benchmarks import separability, texture
+from benchmarks import realism, separability, texture
+from benchmarks.realism import Measured
 from benchmarks.texture import Tumour
-from tumorfab import bank, config, gpu, refine, samples, stage, train_refiner
+from tumorfab import bank, config, gpu, plan, refine, samples, stage, train_refiner
 from tumorfab.contrast import near_tumour, reference
-from tumorfab.roi import CLASSES
+from tumorfab.judge import AROUND_MM
+from tumorfab.plan import Fold
+from tumorfab.roi import CLASSES, signed_distance
+from tumorfab.stats import bootstrap
 from tumorfab.volume import load_grid, load_on
 
-# Families of features; every other feature of `texture.features` is of shape, which stays.
+# Families of features and where they are taken; those of shape and site are not the refiner's.
 FAMILIES = {
-    "first order": texture.FIRST_ORDER,
-    "co-occurrence": texture.SECOND_ORDER,
-    "sharpness": ["sharpness"],
+    "first order": (texture.FIRST_ORDER, (*CLASSES.values(), "around")),
+    "co-occurrence": (texture.SECOND_ORDER, (*CLASSES.values(), "around")),
+    "sharpness": (("sharpness",), ("WT", "TC")),
+    "gradient": (("gradient",), ("around",)),
 }
+ZONES = ("boundary", "inside", "outside", "all but far")
+EVERY = 2  # one in so many samples is measured; all are trained on
 
 
 def variants(modalities: list[str]) -> dict[str, dict[str, Any]]:
@@ -41,6 +51,7 @@ def variants(modalities: list[str]) -> dict[str, dict[str, Any]]:
         "refined": {},
         "no perceptual": {"perceptual": 0.0},
         "no second head": {"classes": 0.0},
+        "no real/fake head": {"adversarial": 0.0},
         "no content": {"content": 0.0},
     }
     return found | ({"separate modalities": {"separate": True}} if len(modalities) > 1 else {})
@@ -61,7 +72,7 @@ def patient(args: argparse.Namespace, subject: str) -> Tumour:
     return Tumour(subject, subject, images, labels, brain > 0, ventricles > 0, grid.spacing)
 
 
-def synthetic(args: argparse.Namespace, sidecar: Path, generators: dict[str, Any] | None) -> Tumour:
+def synthetic(args: argparse.Namespace, sidecar: Path, generators: dict[str, Any]) -> Tumour:
     """A coarse sample, refined by the generator of each modality, or of all ("")."""
     record = stage.read_json(sidecar)
     host = record["host"]
@@ -73,15 +84,31 @@ def synthetic(args: argparse.Namespace, sidecar: Path, generators: dict[str, Any
     )
     images = {m: load_on(samples.image(sidecar, m), grid) for m in args.modality}
     references, native = record["reference"], samples.references(record)
-    for name, generator in (generators or {}).items():
+    for name, generator in generators.items():
         ours = [name] if name else args.modality
         changed = refine.refine(
-            generator, [images[m] for m in ours], labels, [native[m] for m in ours]
+            generator, [images[m] for m in ours], labels, [native[m] for m in ours], grid.spacing
         )
         images |= dict(zip(ours, changed, strict=True))
     relative = {m: (image - references[m][0]) / references[m][1] for m, image in images.items()}
     donor = "+".join(record["donors"])
     return Tumour(donor, host, relative, labels, brain > 0, ventricles > 0, grid.spacing)
+
+
+def measured(tumour: Tumour, seed: int) -> Measured:
+    """What `realism` measures, and the look of the tissue within 8 mm around the tumour; its
+    gradient is in units of that far from it."""
+    found = realism.measured(tumour, seed)
+    depth = signed_distance(tumour.labels > 0, tumour.spacing)
+    safe = ndimage.binary_erosion(tumour.brain, iterations=2)
+    around, far = safe & (depth > 0) & (depth < AROUND_MM), texture.distant(tumour)
+    features = dict(found.features)
+    for modality, image in tumour.images.items():
+        look = texture.first_order(image[around]) | texture.cooccurrence(image, around)
+        slope = texture.gradient(image, tumour.spacing)
+        look["gradient"] = float(np.log(slope[around].mean() / slope[far].mean()))
+        features |= {f"{modality} around {name}": value for name, value in look.items()}
+    return replace(found, features=features)
 
 
 def trained(
@@ -103,109 +130,141 @@ def trained(
              "--seed", f"{args.seed}", "--threads", f"{args.threads}",
              "--params", json.dumps(params), "--out", f"{folder}"]
         )  # fmt: skip
+        spacing = load_grid(samples.dseg(coarse[0])).spacing
         with gpu.device(args.threads) as device:
-            found[name] = refine.load_generator(folder / "refiner.pt", ours, device)
+            found[name] = refine.load_generator(folder / "refiner.pt", ours, spacing, device)
     return found
 
 
-def compared(found: list[Tumour], unseen: list[Tumour], seed: int) -> dict[str, float]:
-    """Distances of a cohort from unseen patients, by name; less is closer.
+def cohort(args: argparse.Namespace, number: int, fold: Fold, name: str) -> list[Measured]:
+    """The samples of a fold, coarse or refined by a variant, measured; from `--out` if there."""
+    kept = args.out / f"fold-{number}" / name.replace(" ", "_").replace("/", "_")
+    if not (kept / "measured.pkl").exists():
+        folder = args.results / f"fold-{number}_k-{len(fold.train)}"
+        sidecars = sorted(folder.glob("sub-*/anat/*_desc-coarse*.json"))
+        start, generators = time.perf_counter(), {}
+        if name != "coarse":
+            params = args.refiner | variants(args.modality)[name]
+            generators = trained(args, fold.train, sidecars, params, kept)
+        seconds = time.perf_counter() - start
+        tumours = (synthetic(args, sidecar, generators) for sidecar in sidecars[::EVERY])
+        found = [measured(tumour, args.seed) for tumour in tumours]
+        with stage.atomic(kept / "measured.pkl") as temporary:
+            temporary.write_bytes(pickle.dumps((seconds, found)))
+    found = pickle.loads((kept / "measured.pkl").read_bytes())[1]
+    return list(found)
+
+
+def distances(
+    found: list[Measured], train: list[Measured], own: Measured, spread: pd.Series
+) -> dict[str, float]:
+    """Distances of a cohort from a patient, by name; less is closer.
 
     `wasserstein`: of the pooled intensities of a class, in units of the brain's spread; families of
-    features: mean absolute difference of the means, in standard deviations between the patients;
-    `auc`: a forest's that is to tell them apart by patches (`separability`), without a patient and
-    a share of the hosts.
+    features: mean absolute difference of the cohort's means from the patient, in standard
+    deviations between patients (`spread`); `auc`: how well a forest that was trained on the
+    `train`ing cases and half of the cohort's hosts tells the patient from the other half.
     """
     out: dict[str, float] = {}
-    ours, theirs = ([texture.intensities(t) for t in cohort] for cohort in (found, unseen))
-    for name in sorted({name for one in theirs for name in one}):
-        pools = [[one[name] for one in cohort if name in one] for cohort in (ours, theirs)]
-        if all(pools):
+    for name in sorted(own.intensities):
+        pool = [one.intensities[name] for one in found if name in one.intensities]
+        if pool:
             out[f"wasserstein {name}"] = float(
-                wasserstein_distance(*(np.concatenate(pool) for pool in pools))
+                wasserstein_distance(np.concatenate(pool), own.intensities[name])
             )
-    tables = [pd.DataFrame([texture.features(t) for t in cohort]) for cohort in (found, unseen)]
-    spread = tables[1].std()
-    gap = ((tables[0].mean() - tables[1].mean()) / spread[spread > 0]).abs()
-    for family, measures in FAMILIES.items():
-        for place in (*CLASSES.values(), "WT", "TC"):
+    means = pd.DataFrame([one.features for one in found]).mean()
+    gap = ((means - pd.Series(own.features)) / spread[spread > 0]).abs()
+    for family, (measures, places) in FAMILIES.items():
+        for place in places:
             keep = [n for n in gap.index if f" {place} " in n and n.split()[-1] in measures]
             if len(value := gap[keep].dropna()):
                 out[f"{family} {place}"] = float(value.mean())
-    out |= {f"auc {zone}": value for zone, value in _aucs(found, unseen, seed)}
+    hosts = sorted({one.host for one in found})
+    halves = [[one for one in found if hosts.index(one.host) % 2 == half] for half in (0, 1)]
+    for zone in ZONES:
+        # Two rounds: each half of the hosts is asked about once.
+        areas = []
+        for asked, learned in (halves, halves[::-1]):
+            group = np.array([1] * len(train) + [0] + [1] * len(learned) + [0] * len(asked))
+            tables = (
+                [one.patches for one in (*train, own)],
+                [one.patches for one in learned + asked],
+            )
+            areas += separability.aucs(*tables, group.astype(np.int32), zone, asked=[0]).tolist()
+        out[f"auc {zone}"] = float(np.mean(areas))
     return out
 
 
-def _aucs(found: list[Tumour], unseen: list[Tumour], seed: int) -> Iterator[tuple[str, float]]:
-    group = np.array([*range(len(unseen)), *(i % len(unseen) for i in range(len(found)))])
-    tables = [
-        [separability.patches(t, stage.rng(seed, "patches", t.donor, t.host)) for t in cohort]
-        for cohort in (unseen, found)
-    ]
-    for zone in ("boundary", "inside", "outside", "all but far"):
-        values = separability.aucs(*tables, group.astype(np.int32), zone)
-        if len(values):
-            yield zone, float(values.mean())
+def compared(
+    real: dict[str, Measured], made: dict[str, list[list[Measured]]], folds: list[Fold]
+) -> dict[str, pd.DataFrame]:
+    """By cohort: a row per metric, a column per left-out patient. The cohort `real` are the
+    training cases, which have no `auc`."""
+    spread = pd.DataFrame([one.features for one in real.values()]).std()
+    out: dict[str, dict[str, dict[str, float]]] = {name: {} for name in ("real", *made)}
+    for number, fold in enumerate(folds):
+        own = real[fold.test[0]]
+        train = [real[case] for case in fold.train]
+        for name, cohorts in made.items():
+            out[name][own.donor] = distances(cohorts[number], train, own, spread)
+        theirs = distances(train, train, own, spread)
+        out["real"][own.donor] = {k: v for k, v in theirs.items() if not k.startswith("auc")}
+    return {name: pd.DataFrame(columns) for name, columns in out.items()}
 
 
-def summary(distances: dict[str, dict[str, float]]) -> pd.DataFrame:
-    """One row per metric, one column per cohort; the mean over metrics of the ratio to coarse."""
-    table = pd.DataFrame(distances)
-    ratio = table.drop(columns="coarse").div(table["coarse"], axis=0).mean()
-    return pd.concat([table, pd.DataFrame({"mean of ratios to coarse": ratio}).T])
-
-
-def cases(results: Path, fold: int, k: int) -> tuple[list[str], list[str]]:
-    """Training cases of a set of samples, and all other patients."""
-    subjects = pd.read_csv(results / "cohort" / "subjects.tsv", sep="\t", dtype=str)
-    every = subjects.loc[subjects["cohort"] == "annotated", "subject"].tolist()
-    made = sorted((results / f"fold-{fold}_k-{k}").glob("sub-*/anat/*_desc-coarse*.json"))
-    used = sorted({donor for sidecar in made for donor in stage.read_json(sidecar)["donors"]})
-    return used, [case for case in every if case not in used]
+def ratios(found: dict[str, pd.DataFrame], name: str, seed: int) -> dict[str, Any]:
+    """How much farther than coarse samples a cohort is: the geometric mean over metrics and
+    patients of the ratio of distances, with a 95 % interval over patients; how many metrics are
+    nearer on average, and to how many patients the cohort is."""
+    table = np.log(found[name] / found["coarse"])
+    each = table.mean()
+    low, high = bootstrap(each.to_numpy(), stage.rng(seed, "ratios", name))
+    nearer = found[name].mean(axis=1) < found["coarse"].mean(axis=1)
+    return {
+        "ratio": float(np.exp(each.mean())),
+        "interval": [float(np.exp(low)), float(np.exp(high))],
+        "metrics_nearer": [int(nearer.sum()), len(nearer)],
+        "patients_nearer": [int((each < 0).sum()), len(each)],
+    }
 
 
 def main() -> None:
-    """Train, refine, compare, write and print."""
+    """Train, refine, measure; then compare, write and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True, help="results folder of the study")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--label", default="analysis", help="label of the analysis space")
-    parser.add_argument("--modality", nargs="+", default=["T1w"])
-    parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--k", type=int, default=4)
+    parser.add_argument("--modality", nargs="+", default=["T1w", "T1c", "T2w", "FLAIR"])
+    parser.add_argument("--fold", nargs="+", type=int, help="measure these folds only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--params", type=json.loads, default={}, help="changes of `refiner`, JSON")
     parser.add_argument("--only", nargs="+", help="these variants")
     args = parser.parse_args()
-    train, unseen = cases(args.results, args.fold, args.k)
-    found = args.results / f"fold-{args.fold}_k-{args.k}"
-    sidecars = sorted(found.glob("sub-*/anat/*_desc-coarse*.json"))
-    patients = [patient(args, case) for case in unseen]
-    distances = {
-        "real": compared([patient(args, case) for case in train], patients, args.seed),
-        "coarse": compared([synthetic(args, s, None) for s in sidecars], patients, args.seed),
-    }
-    seconds: dict[str, float] = {}
-    settings = config.validated({})["refiner"] | args.params
-    for name, changes in variants(args.modality).items():
-        if args.only and name not in args.only:
-            continue
-        start = time.perf_counter()
-        folder = args.out / name.replace(" ", "_")
-        generators = trained(args, train, sidecars, settings | changes, folder)
-        seconds[name] = time.perf_counter() - start
-        refined = [synthetic(args, sidecar, generators) for sidecar in sidecars]
-        distances[name] = compared(refined, patients, args.seed)
+    args.refiner = config.validated({})["refiner"] | args.params
+    subjects = pd.read_csv(args.results / "cohort" / "subjects.tsv", sep="\t", dtype=str)
+    folds = plan.folds(subjects)
+    names = ["coarse", *(args.only or variants(args.modality))]
+    made: dict[str, list[list[Measured]]] = {name: [] for name in names}
+    for number, fold in enumerate(folds):
+        if args.fold is None or number in args.fold:
+            for name in names:
+                made[name].append(cohort(args, number, fold, name))
+    if args.fold is not None:
+        return
+    real = {f.test[0]: measured(patient(args, f.test[0]), args.seed) for f in folds}
+    found = compared(real, made, folds)
+    table = pd.DataFrame({name: values.mean(axis=1) for name, values in found.items()})
     record = {
-        "distances": distances,
-        "n": {"real": len(train), "synthetic": len(sidecars), "unseen": len(unseen)},
-        "unseen": unseen,
-        "training_seconds": seconds,
-        "refiner": settings,
+        "distances": {metric: row.dropna().to_dict() for metric, row in table.iterrows()},
+        "against_coarse": {n: ratios(found, n, args.seed) for n in found if n != "coarse"},
+        "by_patient": {name: values.T.to_dict("index") for name, values in found.items()},
+        "n": {"patients": len(folds), "synthetic": sum(map(len, made["coarse"]))},
+        "refiner": args.refiner,
     }
     stage.write_json(args.out / "realism.json", record)
-    print(summary(distances).round(3).to_string())
+    print(table.round(3).to_string())
+    print(pd.DataFrame(record["against_coarse"]).T.to_string())
 
 
 if __name__ == "__main__":

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tumorfab import config, gpu, refine, refiner, stage
+from tumorfab import config, gpu, judge, refine, refiner, stage
 from tumorfab.networks import settled
 from tumorfab.players import Players
-from tumorfab.volume import box
 
 MODALITIES = 4
 GRID = (240, 240, 155)
+SPACING = np.ones(3)  # mm
 RADII = (46, 50, 40)  # voxels of 1 mm: half axes of a large whole tumour
 ROUNDS, STEPS = 5, 5
 # Memory layout, mixed precision, compiled.
@@ -72,7 +72,7 @@ def stepper(
     """One training step of all players in a mode."""
     layout, mixed, compiled = MODES[mode]
     torch.manual_seed(0)
-    players = Players.new(MODALITIES, params | {"compile": compiled}, device)
+    players = Players.new(MODALITIES, params | {"compile": compiled}, judge.reach(SPACING), device)
     for part in (players.encoder, players.generator, players.discriminator):
         part.to(memory_format=layout)
     plain = nullcontext() if mixed else mock.patch.object(refiner, "fast", _plain)
@@ -128,14 +128,15 @@ def training(params: dict[str, Any], device: torch.device) -> dict[str, Any]:
 def inference(channels: int, device: torch.device) -> dict[str, float]:
     """Seconds of refining one large tumour in four modalities."""
     torch.manual_seed(0)
-    generator = settled(refiner.Generator(MODALITIES, channels), device).eval()
+    generator = refiner.Generator(MODALITIES, channels, judge.reach(SPACING))
+    generator = settled(generator, device).eval()
     axes = [(np.arange(n) - n / 2) / r for n, r in zip(GRID, RADII, strict=True)]
     apart = np.sqrt(sum(np.square(x) for x in np.meshgrid(*axes, indexing="ij")))
     labels = np.select([apart < 0.4, apart < 0.6, apart < 1], [1, 3, 2], 0).astype(np.uint8)
     rng = np.random.default_rng(0)
     images = [rng.standard_normal(GRID).astype(np.float32) for _ in range(MODALITIES)]
     references = [[0.0, 1.0]] * MODALITIES
-    where = box(labels > 0, refine.MARGIN)
+    where = judge.window(labels, SPACING)
     window = torch.from_numpy(np.stack([image[where] for image in images]))[None]
     edges = [n - n % 4 for n in window.shape[2:]]
     x = window[..., : edges[0], : edges[1], : edges[2]].contiguous().to(device)
@@ -152,7 +153,7 @@ def inference(channels: int, device: torch.device) -> dict[str, float]:
         each = [seconds(work, device, 2) / count for _ in range(ROUNDS)]
         found[f"device_seconds_of_one_in_{count}"] = statistics.median(each)
     whole = [
-        seconds(lambda: refine.refine(generator, images, labels, references), device, 1)
+        seconds(lambda: refine.refine(generator, images, labels, references, SPACING), device, 1)
         for _ in range(3)
     ]
     return found | {"all_but_files_seconds": statistics.median(whole)}

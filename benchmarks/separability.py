@@ -4,6 +4,8 @@ Patches centred on the tumour's boundary are described by how rough the image is
 and outside of it. A forest is trained on all donors and hosts but some, and asked about those.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -99,10 +101,14 @@ def groups(donors: list[str], hosts: list[str]) -> NDArray[np.int32]:
 
 
 def aucs(
-    real: list[pd.DataFrame], synthetic: list[pd.DataFrame], group: NDArray[np.int32], zone: str
+    real: list[pd.DataFrame],
+    synthetic: list[pd.DataFrame],
+    group: NDArray[np.int32],
+    zone: str,
+    asked: Sequence[int] | None = None,
 ) -> NDArray[np.float64]:
-    """Area under the ROC curve in each group that holds both kinds, of a forest trained on the
-    other groups.
+    """Area under the ROC curve in each group that holds both kinds, or in those of them that are
+    `asked` for, of a forest trained on the other groups.
 
     `real` and `synthetic` hold the patches of a tumour each; `group` has a number for each of them,
     in this order. 0.5: cannot be told apart; 1: always.
@@ -114,7 +120,8 @@ def aucs(
     y, where = np.repeat(kind, length), np.repeat(group, length)
     found = []
     for train, test in LeaveOneGroupOut().split(x, y, where):
-        if len(np.unique(y[test])) == 2:
+        wanted = asked is None or where[test[0]] in asked
+        if wanted and len(np.unique(y[test])) == 2:
             forest = RandomForestClassifier(
                 100, min_samples_leaf=5, class_weight="balanced", random_state=0
             )

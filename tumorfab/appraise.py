@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from tumorfab import bank, checkpoint, gpu, judge, likeness, metrics, refiner, roi, samples, stage
 from tumorfab.contrast import Reference, tissue_relative
-from tumorfab.gate import MARGIN, SCORES, write
+from tumorfab.gate import SCORES, write
 from tumorfab.likeness import Core, Match
 from tumorfab.networks import settled
-from tumorfab.volume import Grid, Image, Labels, box, load_grid, load_on
+from tumorfab.volume import Grid, Image, Labels, load_grid, load_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,7 @@ class Critic:
 
     encoder: torch.nn.Module
     discriminator: refiner.Discriminator
+    reach: int
 
     @torch.no_grad()
     def scores(self, images: NDArray[np.float32], labels: Labels) -> dict[str, float]:
@@ -43,20 +44,23 @@ class Critic:
         verdict = self.discriminator(x)[0]
         return {
             "agreement": metrics.dice(seen, wanted),
-            "realism": refiner.weighted_mean(verdict, refiner.support(x, y)).item(),
+            "realism": refiner.weighted_mean(verdict, refiner.support(x, y, self.reach)).item(),
         }
 
 
-def load_critic(path: Path, modalities: list[str], device: torch.device) -> Critic:
-    """The critic of a trained refiner. Raises `InputError` when it is foreign or of other
-    modalities."""
-    content = checkpoint.load_model(path, "critic", modalities)
+def load_critic(
+    path: Path, modalities: list[str], spacing: NDArray[np.float64], device: torch.device
+) -> Critic:
+    """The critic of a trained refiner. Raises `InputError` when it is foreign, or of other
+    modalities or `spacing` (mm)."""
+    content = checkpoint.load_model(path, "critic", modalities, spacing)
     encoder = refiner.encoder(len(modalities), content["channels"])
     discriminator = refiner.Discriminator(len(modalities), content["channels"])
     encoder.load_state_dict(content["encoder"])
     discriminator.load_state_dict(content["discriminator"])
     # Spectral norm estimates anew at every step of a training, and must not while it judges.
-    return Critic(settled(encoder, device).eval(), discriminator.to(device).eval())
+    reach = judge.reach(spacing)
+    return Critic(settled(encoder, device).eval(), discriminator.to(device).eval(), reach)
 
 
 def most_alike(
@@ -90,7 +94,7 @@ def appraised(
     labels = load_on(samples.dseg(sidecar), grid, labels=True)
     if not labels.any():
         return row
-    where = box(labels > 0, MARGIN)
+    where = judge.window(labels, grid.spacing)
     labels = np.ascontiguousarray(labels[where])
     images = {m: load_on(samples.image(sidecar, m), grid)[where] for m in modalities}
     native = samples.references(record)
@@ -125,7 +129,8 @@ def main(argv: list[str] | None = None) -> None:
     known = {name: likeness.core(rois.roi(name), args.modality) for name in rois.about}
     rows = []
     with gpu.device(args.threads) as device:
-        critic = load_critic(args.critic, args.modality, device)
+        spacing = load_grid(samples.dseg(args.samples[0])).spacing
+        critic = load_critic(args.critic, args.modality, spacing, device)
         for sidecar in stage.progress(args.samples, "appraising samples"):
             record = samples.read(sidecar, args.donor)
             # A patient who keeps the tumour has it by right.

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tumorfab.stage import InputError, atomic, write_text
 
@@ -42,8 +44,11 @@ def resume(path: Path, run: str) -> dict[str, Any] | None:
     return dict(content["state"])
 
 
-def load_model(path: Path, kind: str, modalities: list[str]) -> dict[str, Any]:
-    """A finished model. Raises `InputError` when unreadable, of another kind or modalities."""
+def load_model(
+    path: Path, kind: str, modalities: list[str], spacing: NDArray[np.float64]
+) -> dict[str, Any]:
+    """A finished model for images of these modalities and `spacing` (mm). Raises `InputError` when
+    unreadable, of another kind, or trained on other modalities or another grid."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -56,6 +61,12 @@ def load_model(path: Path, kind: str, modalities: list[str]) -> dict[str, Any]:
         raise InputError(
             f"{path}: was trained on {', '.join(content['modalities'])}, "
             f"not on {', '.join(modalities)}"
+        )
+    if not np.allclose(content["spacing"], spacing, atol=0.05):
+        was, asked = (" x ".join(f"{x:.3g}" for x in s) for s in (content["spacing"], spacing))
+        raise InputError(
+            f"{path}: was trained on voxels of {was} mm, not of {asked} mm; "
+            "set space.spacing to these, or train it again"
         )
     return dict(content)
 

@@ -18,7 +18,7 @@ import pandas as pd
 from tumorfab import bank, judge, stage
 from tumorfab.contrast import tissue_relative
 from tumorfab.stage import InputError
-from tumorfab.volume import box, load_grid, load_on
+from tumorfab.volume import load_grid, load_on
 
 # Columns of a table of scores (`appraise`) before the measures of `judge`.
 SCORES = ["agreement", "realism", "nearest", "dice", "correlation"]
@@ -33,7 +33,6 @@ WORDS = {
     "grain": ("too grainy", "too smooth"),
     "edge": ("boundary too sharp", "boundary too blurred"),
 }
-MARGIN = 12  # voxels around a tumour that is judged: what the networks see of its surroundings
 
 
 def band(real: Sequence[dict[str, float]], tolerance: float) -> dict[str, float]:
@@ -163,7 +162,7 @@ def real_measures(
     reference = stage.read_json(folder / f"sub-{subject}_rois.json")["reference"]
     grid = load_grid(files["dseg"])
     labels = load_on(files["dseg"], grid, labels=True)
-    where = box(labels > 0, MARGIN)
+    where = judge.window(labels, grid.spacing)
     images = [load_on(str(files["image"]).format(m), grid)[where] for m in modalities]
     relative = tissue_relative(images, [reference[m] for m in modalities])
     return judge.measures(relative, modalities, labels[where], grid.spacing)

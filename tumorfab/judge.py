@@ -1,8 +1,9 @@
 """What tumours are measured by, real ones and synthetic ones alike, and how far apart they are.
 
-Brightness, contrast and grain of each class and the steepness of the tumour's boundaries, in every
-modality, in tissue-relative units (`contrast`). The refiner's training is stopped by them, and the
-gate judges samples by them; both compare with real *training* cases only.
+Brightness, contrast and grain of each class and of the tissue around, and the steepness of the
+tumour's boundaries, in every modality, in tissue-relative units (`contrast`). The refiner's
+training is stopped by them, and the gate judges samples by them; both compare with real *training*
+cases only.
 """
 
 from collections.abc import Sequence
@@ -14,10 +15,14 @@ from scipy import ndimage
 from tumorfab import fields
 from tumorfab.contrast import FINE_MM
 from tumorfab.roi import CLASSES, FEW, signed_distance
-from tumorfab.volume import Image, Labels
+from tumorfab.volume import Image, Labels, box
 
 # Boundaries whose steepness is measured: the labels inside.
 BOUNDARIES = {"WT": (1, 2, 3), "TC": (1, 3)}
+# The tissue around a tumour: this near (mm) to it.
+AROUND_MM = 8.0
+# Voxels beyond it that networks are shown.
+CONTEXT = 8
 # A boundary is where the signed distance is below this (voxels).
 NEAR = 1.0
 # Measures of real cases differ at least by this much, however alike the few of them are.
@@ -32,18 +37,18 @@ def measures(
     """All measures of one tumour by name, such as `T1w ED grain`.
 
     `images` are tissue-relative, one for each of `names`, (I, J, K) with the tumour well inside.
-    Per class of at least 20 voxels: mean, and logarithms of standard deviation and of grain (the
-    standard deviation of what is finer than 6 mm). Per boundary of whole tumour and core: logarithm
-    of the mean gradient across it (per mm).
+    Per class of at least 20 voxels, and for the brain around the tumour (`AROUND_MM`): mean, and
+    logarithms of standard deviation and of grain (the standard deviation of what is finer than
+    6 mm). Per boundary of whole tumour and core: logarithm of the mean gradient across it (per mm).
     """
     found: dict[str, float] = {}
-    edges = {
-        name: np.abs(signed_distance(np.isin(labels, inside), spacing)) < NEAR * spacing.mean()
-        for name, inside in BOUNDARIES.items()
-    }
+    depths = {n: signed_distance(np.isin(labels, c), spacing) for n, c in BOUNDARIES.items()}
+    edges = {name: np.abs(depth) < NEAR * spacing.mean() for name, depth in depths.items()}
+    brain = np.any([image != 0 for image in images], axis=0)
+    places = {label: labels == value for value, label in CLASSES.items()}
+    places["around"] = brain & (labels == 0) & (depths["WT"] < AROUND_MM)
     for name, image in zip(names, images, strict=True):
-        for value, label in CLASSES.items():
-            mask = labels == value
+        for label, mask in places.items():
             if np.count_nonzero(mask) < FEW:
                 continue
             fine = image[mask] - fields.coarse(image, mask, spacing, FINE_MM)[mask]
@@ -58,6 +63,16 @@ def measures(
             if np.count_nonzero(edge) >= FEW:
                 found[f"{name} {label} edge"] = _log(gradient[edge].mean())
     return found
+
+
+def reach(spacing: NDArray[np.float64]) -> int:
+    """Voxels of this spacing (mm) that the tissue around a tumour goes: 8 mm, at least one."""
+    return max(1, round(AROUND_MM / float(spacing.mean())))
+
+
+def window(labels: Labels, spacing: NDArray[np.float64]) -> tuple[slice, slice, slice]:
+    """The box of what is measured, and shown to networks, of the tumours in `labels`."""
+    return box(labels > 0, reach(spacing) + CONTEXT)
 
 
 def gaps(found: dict[str, float], real: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -29,12 +29,12 @@ class Players:
     device: torch.device
 
     @staticmethod
-    def new(modalities: int, params: dict[str, Any], device: torch.device) -> "Players":
+    def new(modalities: int, params: dict[str, Any], reach: int, device: torch.device) -> "Players":
         """New ones; `params` is the config section `refiner`."""
         channels, rate = params["channels"], params["learning_rate"]
         encoder = settled(refiner.encoder(modalities, channels), device)
         generator, average, best = (
-            settled(refiner.Generator(modalities, channels), device) for _ in range(3)
+            settled(refiner.Generator(modalities, channels, reach), device) for _ in range(3)
         )
         for other in (average, best):
             other.load_state_dict(generator.state_dict())
@@ -86,7 +86,9 @@ class Players:
         """One step of discriminator and generator, the `done`-th. `x`, `labels`: real patches; `y`,
         `wanted`: coarse patches; `params` holds the weights of the generator's terms."""
         self.encoder.requires_grad_(False)
-        at_real, at_fake = refiner.support(x, labels), refiner.support(y, wanted)
+        reach = self.generator.reach
+        at_real, at_fake = refiner.support(x, labels, reach), refiner.support(y, wanted, reach)
+        real_places, places = refiner.places(x, labels, reach), refiner.places(y, wanted, reach)
         with torch.no_grad():
             refined = self.generator(y, wanted)
         verdict, classes = self.discriminator(x)
@@ -100,16 +102,17 @@ class Players:
         judgement.backward()
         self.discriminator_optimiser.step()
 
-        self.statistics.update(refiner.features(self.encoder, x), labels)
+        self.statistics.update(refiner.features(self.encoder, x), real_places)
         self.discriminator.requires_grad_(False)
         refined = self.generator(y, wanted)
         verdict, classes = self.discriminator(refined)
         terms = {
             "adversarial": -refiner.weighted_mean(verdict, at_fake),
             "classes": refiner.class_loss(classes, wanted),
-            "perceptual": self.statistics.distance(refiner.features(self.encoder, refined), wanted),
+            "perceptual": self.statistics.distance(refiner.features(self.encoder, refined), places),
             # Content: keep the coarse tumour's low frequencies, leave real tumours as they are.
-            "content": refiner.content(refined, y, at_fake)
+            # Around the tumour tissue has to give way, so there nothing is to be kept.
+            "content": refiner.content(refined, y, refiner.inside(wanted))
             + refiner.weighted_mean((self.generator(x, labels) - x) ** 2, at_real),
         }
         loss = torch.stack([params[name] * term for name, term in terms.items()]).sum()

@@ -9,32 +9,39 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from tumorfab import __version__, checkpoint, gpu, refiner, samples, stage
+from tumorfab import __version__, checkpoint, gpu, judge, refiner, samples, stage
 from tumorfab.contrast import tissue_relative
 from tumorfab.files import sha256
 from tumorfab.networks import settled
-from tumorfab.volume import Image, Labels, box, lattice, load_grid, load_on, save
-
-MARGIN = 12  # voxels: the support reaches 3, the rest is context for the network
+from tumorfab.volume import Image, Labels, lattice, load_grid, load_on, save
 
 
-def load_generator(path: Path, modalities: list[str], device: torch.device) -> refiner.Generator:
-    """The trained generator. Raises `InputError` when it is foreign or of other modalities."""
-    content = checkpoint.load_model(path, "refiner", modalities)
-    generator = refiner.Generator(len(modalities), content["channels"])
+def load_generator(
+    path: Path, modalities: list[str], spacing: NDArray[np.float64], device: torch.device
+) -> refiner.Generator:
+    """The trained generator. Raises `InputError` when it is foreign, or of other modalities or
+    `spacing` (mm)."""
+    content = checkpoint.load_model(path, "refiner", modalities, spacing)
+    reach = judge.reach(spacing)
+    generator = refiner.Generator(len(modalities), content["channels"], reach)
     generator.load_state_dict(content["weights"])
     return settled(generator, device).eval()
 
 
 def refine(
-    generator: refiner.Generator, images: list[Image], labels: Labels, references: list[list[float]]
+    generator: refiner.Generator,
+    images: list[Image],
+    labels: Labels,
+    references: list[list[float]],
+    spacing: NDArray[np.float64],
 ) -> list[Image]:
-    """Refine one sample. `images` per modality (I, J, K) in image units; `labels` (I, J, K). One
-    without a tumour has nothing to refine."""
+    """Refine one sample. `images` per modality (I, J, K) in image units; `labels` (I, J, K) of
+    `spacing` (mm). One without a tumour has nothing to refine."""
     if not labels.any():
         return images
-    window = box(labels > 0, MARGIN)
+    window = judge.window(labels, spacing)
     relative = np.stack(tissue_relative([image[window] for image in images], references))
     change = refiner.change(generator, relative, labels[window])
     refined = []
@@ -67,7 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     digest = sha256(args.refiner)
     with gpu.device(args.threads) as device:
-        generator = load_generator(args.refiner, args.modality, device)
+        spacing = load_grid(samples.dseg(args.samples[0])).spacing
+        generator = load_generator(args.refiner, args.modality, spacing, device)
         for sidecar in stage.progress(args.samples, "refining"):
             record = stage.read_json(sidecar)
             refined = samples.refined(sidecar)
@@ -76,9 +84,8 @@ def main(argv: list[str] | None = None) -> None:
             images = [load_on(samples.image(sidecar, m), grid) for m in args.modality]
             native = samples.references(record)
             references = [native[m] for m in args.modality]
-            for modality, image in zip(
-                args.modality, refine(generator, images, labels, references), strict=True
-            ):
+            changed = refine(generator, images, labels, references, grid.spacing)
+            for modality, image in zip(args.modality, changed, strict=True):
                 save(samples.image(refined, modality), image, grid.affine)
             save(samples.dseg(refined), labels, grid.affine)
             provenance = {

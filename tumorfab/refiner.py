@@ -4,10 +4,12 @@ The paper's second stage is a generative refiner with a dual-head discriminator 
 perceptual guidance; how they are built is not in its abstract. Here: the generator adds a residual
 under a soft support around the tumour; one discriminator trunk tells real from refined patch by
 patch and names the tumour class of every voxel; the features of a frozen segmentation encoder,
-pooled per class, are pulled towards those of real tumours. All images are tissue-relative
-(`contrast.py`), so that no scanner shows.
+pooled per class, are pulled towards those of real tumours. The tissue around a tumour is a class of
+its own here: it is compressed and infiltrated, and gives a synthetic tumour away where it is not.
+All images are tissue-relative (`contrast.py`), so that no scanner shows.
 
-Shapes: images (B, M, I, J, K) float32, labels (B, I, J, K) int64 in 0..3.
+Shapes: images (B, M, I, J, K) float32, labels (B, I, J, K) int64 in 0..3. `reach` is how many
+voxels the tissue around a tumour goes (`judge.reach`).
 """
 
 import math
@@ -26,6 +28,7 @@ from tumorfab.networks import backbone, fast
 from tumorfab.volume import Labels
 
 CLASSES = 4  # background, NCR, ED, ET
+PLACES = 4  # NCR, ED, ET, the tissue around
 # Tissue-relative intensities at which histograms are compared.
 LEVELS = (-3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 
@@ -35,21 +38,41 @@ def one_hot(labels: torch.Tensor) -> torch.Tensor:
     return functional.one_hot(labels, CLASSES).movedim(-1, 1).float()
 
 
-def support(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Where the refiner may act: (B, 1, I, J, K) in 0..1, 1 in the tumour, falling to exactly 0
-    within 3 voxels of it and outside the brain (images exactly 0 in every modality)."""
-    tumour = (labels > 0).float()[:, None]
-    near = functional.max_pool3d(tumour, 5, stride=1, padding=2)
-    # Mean of nine tenths rather than a Gaussian: its reach is finite, so the outside stays exact.
-    soft = functional.avg_pool3d(near, 3, stride=1, padding=1)
+def inside(labels: torch.Tensor) -> torch.Tensor:
+    """The tumour: (B, 1, I, J, K), 0 or 1."""
+    return (labels > 0).float()[:, None]
+
+
+def near(images: torch.Tensor, labels: torch.Tensor, reach: int) -> torch.Tensor:
+    """The tumour and the brain around it (images not 0 in every modality): (B, 1, I, J, K)."""
+    found = inside(labels)
+    for axis in range(3):  # one axis after another: the work grows with the reach, not its cube
+        size, padding = [1, 1, 1], [0, 0, 0]
+        size[axis], padding[axis] = 2 * reach + 1, reach
+        found = functional.max_pool3d(found, size, stride=1, padding=padding)
+    return found * (images != 0).any(1, keepdim=True)
+
+
+def support(images: torch.Tensor, labels: torch.Tensor, reach: int) -> torch.Tensor:
+    """Where the refiner may act: (B, 1, I, J, K) in 0..1, 1 in the tumour, falling at `reach` from
+    it to exactly 0 one voxel further, and 0 outside the brain."""
+    # A mean rather than a Gaussian: its reach is finite, so the outside stays exact.
+    soft = functional.avg_pool3d(near(torch.ones_like(images), labels, reach), 3, 1, 1)
     return soft * (images != 0).any(1, keepdim=True)
+
+
+def places(images: torch.Tensor, labels: torch.Tensor, reach: int) -> torch.Tensor:
+    """What is compared with its like: NCR, ED, ET and the brain around them, (B, 4, I, J, K)."""
+    around = near(images, labels, reach) * (1 - inside(labels))
+    return torch.cat([one_hot(labels)[:, 1:], around], 1)
 
 
 class Generator(nn.Module):
     """Coarse image and label to refined image; starts as the identity."""
 
-    def __init__(self, modalities: int, channels: int) -> None:
+    def __init__(self, modalities: int, channels: int, reach: int) -> None:
         super().__init__()
+        self.reach = reach
         self.network = backbone(modalities + CLASSES, modalities, channels)
         last = self.network.conv_final[2].conv
         nn.init.zeros_(last.weight)
@@ -59,7 +82,7 @@ class Generator(nn.Module):
         """Refined images; equal to `images` wherever `support` is 0."""
         with fast(images.device):
             residual = self.network(torch.cat([images, one_hot(labels)], 1))
-        return images + support(images, labels) * residual.float()
+        return images + support(images, labels, self.reach) * residual.float()
 
 
 class Discriminator(nn.Module):
@@ -190,7 +213,7 @@ def class_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 class ClassStatistics(nn.Module):
     """Running statistics of real tumours' features, per level and class, and the pull towards them.
 
-    Per patch and class the features are pooled under the label to their mean and standard deviation
+    Per patch and class (`places`) the features are pooled to their mean and standard deviation
     over the voxels. Real patches update the mean and the spread of these; refined ones are drawn to
     the whole distribution, not to its middle: `distance` is the energy distance (Szekely and Rizzo
     2013) to a normal distribution with that mean and spread. So a feature that varies among real
@@ -203,18 +226,18 @@ class ClassStatistics(nn.Module):
         super().__init__()
         self.momentum = momentum
         for level, width in enumerate(widths):
-            self.register_buffer(f"mean{level}", torch.zeros(CLASSES, 2 * width))
-            self.register_buffer(f"square{level}", torch.zeros(CLASSES, 2 * width))
-        self.register_buffer("seen", torch.zeros(CLASSES))
+            self.register_buffer(f"mean{level}", torch.zeros(PLACES, 2 * width))
+            self.register_buffer(f"square{level}", torch.zeros(PLACES, 2 * width))
+        self.register_buffer("seen", torch.zeros(PLACES))
 
     @staticmethod
     def per_class(
-        features: torch.Tensor, labels: torch.Tensor
+        features: torch.Tensor, places: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, 4, 2 C) mean and sd of the features per patch and class, and (B, 4) which classes are
         there (at least 8 voxels at this level)."""
         # Slab by slab: one product over all voxels would keep a small part of a GPU busy.
-        share = pooled(one_hot(labels), features).flatten(3).transpose(1, 2)
+        share = pooled(places, features).flatten(3).transpose(1, 2)
         values = features.flatten(3).permute(0, 2, 3, 1)
         total = share.sum((1, 3))
         mean, square = (
@@ -224,9 +247,9 @@ class ClassStatistics(nn.Module):
         return torch.cat([mean, sd], 2), total >= 8
 
     @torch.no_grad()
-    def update(self, features: Sequence[torch.Tensor], labels: torch.Tensor) -> None:
+    def update(self, features: Sequence[torch.Tensor], places: torch.Tensor) -> None:
         """Take in one batch of real patches."""
-        pooled_by_level = [self.per_class(feature, labels) for feature in features]
+        pooled_by_level = [self.per_class(feature, places) for feature in features]
         there = pooled_by_level[0][1]
         found = there.any(0)
         # The first batches weigh as a plain mean, so that the start is not pulled towards zero.
@@ -239,16 +262,15 @@ class ClassStatistics(nn.Module):
             square.lerp_((weight[..., None] * values**2).sum(0), rate)
         self.seen += found
 
-    def distance(self, features: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        """Class-wise distance of a batch to the real statistics, tumour classes only: in the mean 0
-        where the batch is distributed as real tumours are, and more elsewhere."""
+    def distance(self, features: Sequence[torch.Tensor], places: torch.Tensor) -> torch.Tensor:
+        """Class-wise distance of a batch to the real statistics: in the mean 0 where the batch is
+        distributed as real tumours are, and more elsewhere."""
         total = features[0].new_zeros(())
         for level, feature in enumerate(features):
-            values, there = self.per_class(feature, labels)
+            values, there = self.per_class(feature, places)
             mean, square = getattr(self, f"mean{level}"), getattr(self, f"square{level}")
             spread = (square - mean**2).clamp_min(0).sqrt() + 0.1 * mean.abs() + 1e-2
             there = there & (self.seen > 0)
-            there[:, 0] = False
             z = ((values - mean) / spread).clamp(-10, 10)
             # The mean distance to a normal variate less half of that between two, in closed form.
             normal = z * torch.erf(z / 2**0.5) + (2 / math.pi) ** 0.5 * torch.exp(-(z**2) / 2)
@@ -262,7 +284,7 @@ class ClassStatistics(nn.Module):
 
 
 def content(refined: torch.Tensor, coarse: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Low-frequency fidelity: mean square difference of the 4-voxel averages under the support.
+    """Low-frequency fidelity: mean square difference of the 4-voxel averages under `weight`.
 
     The coarse tumour already has the right mean intensities; the refiner may change texture and
     transitions, not turn one tissue into another. Squared, not absolute: the slope of an absolute

@@ -270,6 +270,7 @@ def main(argv: list[str] | None = None) -> None:
         args.modality,
         weights=weights,
         channels=args.params["channels"],
+        spacing=grid.spacing.tolist(),
     )
     state_path.unlink(missing_ok=True)
 

@@ -27,7 +27,6 @@ SAVE_EVERY = 50
 LOSSES = ["encoder", "discriminator", "adversarial", "classes", "perceptual", "content", "distance"]
 # One in so many coarse samples is kept from the training, to tell when it is done.
 HELD_OUT = 5
-MARGIN = 12  # voxels around a tumour that is measured or pictured
 
 
 def load_case(
@@ -43,9 +42,9 @@ def load_case(
     return Case.cropped(dseg.name, relative, labels, box(labels > 0, edge))
 
 
-def near(case: Case) -> Case:
-    """The case with a margin of 12 voxels around its tumours."""
-    where = box(case.labels > 0, MARGIN)
+def near(case: Case, spacing: NDArray[np.float64]) -> Case:
+    """The case with the tissue around its tumours that the refiner is shown."""
+    where = judge.window(case.labels, spacing)
     return Case(case.name, case.images[(slice(None), *where)], case.labels[where])
 
 
@@ -127,12 +126,13 @@ def train(
     averaged generator that came nearest to the goal, and the history. Raises `InputError` when the
     training diverges or a single patch does not fit the GPU."""
     torch.manual_seed(int(stage.rng(seed, "refiner", "weights").integers(2**31)))
-    players = Players.new(len(goal.modalities), params, device)
+    players = Players.new(len(goal.modalities), params, judge.reach(goal.spacing), device)
     # Before the first step the generator is the identity: what it must beat is the coarse sample.
     before = goal.distance(None)
     progress: dict[str, Any] = {"step": 0, "history": [], "nearest": before, "idle": 0}
     if params["encoder"]:
-        content = checkpoint.load_model(Path(params["encoder"]), "critic", goal.modalities)
+        encoder = Path(params["encoder"])
+        content = checkpoint.load_model(encoder, "critic", goal.modalities, goal.spacing)
         if content["channels"] != params["channels"]:
             raise stage.InputError(
                 f"{params['encoder']}: has {content['channels']} channels; "
@@ -254,26 +254,19 @@ def main(argv: list[str] | None = None) -> None:
     learned = [case for case in coarse if case not in held_out] or coarse
     digests = [[case.digest() for case in cases] for cases in (real, learned, held_out)]
     run = checkpoint.fingerprint(args.params, args.seed, args.modality, digests)
-    goal = Goal([near(case) for case in held_out], [], args.modality, spacing)
-    goal = replace(goal, real=[goal.measured(near(case), None) for case in real])
+    goal = Goal([near(case, spacing) for case in held_out], [], args.modality, spacing)
+    goal = replace(goal, real=[goal.measured(near(case, spacing), None) for case in real])
     state_path = args.out / "checkpoint.pt"
     with gpu.device(args.threads) as device, SummaryWriter(str(args.out / "tensorboard")) as writer:
         players, history = train(
             real, learned, goal, args.params, args.seed, device, state_path, writer, run
         )
     checkpoint.write_history(args.out / "training.csv", history, LOSSES)
-    channels = args.params["channels"]
+    about = {"channels": args.params["channels"], "spacing": spacing.tolist()}
     parts = {name: weights(getattr(players, name)) for name in ("best", "encoder", "discriminator")}
-    checkpoint.save_model(
-        args.out / "refiner.pt",
-        "refiner",
-        args.modality,
-        channels=channels,
-        weights=parts.pop("best"),
-    )
-    checkpoint.save_model(
-        args.out / "critic.pt", "critic", args.modality, channels=channels, **parts
-    )
+    best = parts.pop("best")
+    checkpoint.save_model(args.out / "refiner.pt", "refiner", args.modality, **about, weights=best)
+    checkpoint.save_model(args.out / "critic.pt", "critic", args.modality, **about, **parts)
     state_path.unlink(missing_ok=True)
     shutil.rmtree(cache)
 
