@@ -118,18 +118,21 @@ def trained(
     params: dict[str, Any],
     out: Path,
 ) -> dict[str, Any]:
-    """Refiners trained on the coarse samples: one of all modalities (""), or one of each."""
+    """Refiners trained on the coarse samples, or found in `out`: one of all modalities (""), or
+    one of each."""
     separate = params.pop("separate", False)
     found = {}
     for name in args.modality if separate else [""]:
         ours = [name] if name else args.modality
         folder = out / name if name else out
-        train_refiner.main(
-            ["--results", f"{args.results}", "--donor", *train, "--bank", f"{args.results}/bank",
-             "--samples", *map(str, coarse), "--label", args.label, "--modality", *ours,
-             "--seed", f"{args.seed}", "--threads", f"{args.threads}",
-             "--params", json.dumps(params), "--out", f"{folder}"]
-        )  # fmt: skip
+        if not (folder / "refiner.pt").exists():
+            train_refiner.main(
+                ["--results", f"{args.results}", "--donor", *train,
+                 "--bank", f"{args.results}/bank", "--samples", *map(str, coarse),
+                 "--label", args.label, "--modality", *ours, "--seed", f"{args.seed}",
+                 "--threads", f"{args.threads}", "--params", json.dumps(params),
+                 "--out", f"{folder}"]
+            )  # fmt: skip
         spacing = load_grid(samples.dseg(coarse[0])).spacing
         with gpu.device(args.threads) as device:
             found[name] = refine.load_generator(folder / "refiner.pt", ours, spacing, device)

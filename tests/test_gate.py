@@ -77,6 +77,7 @@ def critic(results):
         encoder=backbone(len(toy.MODALITIES), refiner.CLASSES, CHANNELS).state_dict(),
         discriminator=refiner.Discriminator(len(toy.MODALITIES), CHANNELS).state_dict(),
         channels=CHANNELS,
+        spacing=toy.GRID.spacing.tolist(),
     )
     return path
 
@@ -267,7 +268,7 @@ def test_the_critic_scores_what_it_sees_and_only_near_the_tumour():
     labels[8:12, 8:12, 8:12] = 2
     image = np.full((1, *labels.shape), 0.5, np.float32)
     image[0, 8:12, 8:12, 8:10] = 3
-    critic = appraise.Critic(Threshold(), Brightness())
+    critic = appraise.Critic(Threshold(), Brightness(), 2)
     found = critic.scores(image, labels)
     assert found["agreement"] == pytest.approx(2 / 3)  # half of the tumour, nothing else
     assert 0.5 < found["realism"] < 3

@@ -35,6 +35,26 @@ def test_measures_are_what_was_put_in():
     assert measured(blur=1.5)["T1w TC edge"] < found["T1w TC edge"] - 0.2
 
 
+def test_what_is_around_is_brain_within_8_mm():
+    image = tumour(noise=0.0)
+    depth = ndimage.distance_transform_edt(LABELS == 0, sampling=SPACING)
+    # Background, and what is 10 mm away, do not count; half of what is near is brighter.
+    left = np.indices(SHAPE)[0] < 20
+    image[(depth > 0) & (depth < 9)] = 1.0
+    image[(depth > 0) & (depth < 9) & left] = 2.0
+    image[depth > 10] = 50.0
+    image[:, :12] = 0
+    found = judge.measures([image], ["T1w"], LABELS, SPACING)
+    near = (image != 0) & (LABELS == 0) & (depth < 8)
+    assert found["T1w around mean"] == pytest.approx(1.5, abs=0.1)
+    assert found["T1w around spread"] == pytest.approx(np.log(image[near].std()), abs=0.02)
+
+
+@pytest.mark.parametrize(("spacing", "reach"), [(1.0, 8), (2.0, 4), (3.0, 3), (20.0, 1)])
+def test_the_reach_is_8_mm_in_voxels(spacing, reach):
+    assert judge.reach(np.full(3, spacing)) == reach
+
+
 def test_a_class_of_few_voxels_is_not_measured():
     labels = np.where(LABELS == 1, 3, LABELS)
     labels[20, 21, 19] = 1

@@ -74,26 +74,42 @@ def test_augment_moves_image_and_label_together(ball):
     assert (moved[:, 0][core] - 1).abs().mean() < 0.4
 
 
-def test_support_is_one_inside_and_exactly_zero_away(ball):
+@pytest.mark.parametrize("reach", [1, 2, 4])
+def test_support_is_one_inside_and_exactly_zero_away(ball, reach):
     images, labels = ball
     images = images + (images != 0) * 5  # no accidental zero inside the brain
-    weight = refiner.support(images, labels)
+    weight = refiner.support(images, labels, reach)
     brain = (images != 0).any(1, keepdim=True)
     assert torch.allclose(weight[(labels > 0)[:, None] & brain], torch.tensor(1.0))
-    near = torch.nn.functional.max_pool3d((labels > 0).float()[:, None], 7, 1, 3)
+    tumour = (labels > 0).float()[:, None]
+    near = torch.nn.functional.max_pool3d(tumour, 2 * reach + 3, 1, reach + 1)
     assert (weight[near == 0] == 0).all()
+    assert (weight[(near > 0) & brain] > 0).all()
     assert ((weight > 0) & (weight < 0.99)).any()
     assert (weight[~brain] == 0).all()
 
 
+def test_places_are_the_classes_and_the_brain_around_them(ball):
+    images, labels = ball
+    brain = (images != 0).any(1)
+    found = refiner.places(images, labels, 2)
+    assert found.shape == (2, 4, 32, 32, 32)
+    for place, value in enumerate((1, 2, 3)):
+        assert torch.equal(found[:, place] > 0, labels == value)
+    around = found[:, 3] > 0
+    near = torch.nn.functional.max_pool3d((labels > 0).float()[:, None], 5, 1, 2)[:, 0] > 0
+    assert torch.equal(around, near & brain & (labels == 0))
+    assert around.any()
+
+
 def test_generator_starts_as_identity_and_never_leaves_its_support(ball):
     images, labels = ball
-    generator = refiner.Generator(2, 8)
+    generator = refiner.Generator(2, 8, 2)
     assert torch.equal(generator(images, labels), images)
     for parameter in generator.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     changed = generator(images, labels) != images
-    outside = (refiner.support(images, labels) == 0).expand_as(images)
+    outside = (refiner.support(images, labels, 2) == 0).expand_as(images)
     assert changed.any()
     assert not changed[outside].any()
 
@@ -131,6 +147,7 @@ def test_class_loss_weighs_classes_equally(ball):
 
 def test_statistics_are_zero_for_the_real_thing_and_grow_with_the_gap(ball):
     labels = ball[1][:1].expand(24, -1, -1, -1)[:, ::2, ::2, ::2]
+    places = refiner.places(torch.ones(24, 1, 16, 16, 16), labels, 1)
     torch.manual_seed(1)
 
     def tumours(spread: float) -> torch.Tensor:
@@ -140,19 +157,21 @@ def test_statistics_are_zero_for_the_real_thing_and_grow_with_the_gap(ball):
 
     statistics = refiner.ClassStatistics([8])
     for _ in range(20):
-        statistics.update([tumours(0.5)], labels)
+        statistics.update([tumours(0.5)], places)
     real = tumours(0.5)
     gaps = {
         "same": real,
         "shifted": real + 0.5 * (labels == 1)[:, None],
         "further": real + 2 * (labels == 1)[:, None],
         "all alike": tumours(0.0),
-        "background": real + 5 * (labels == 0)[:, None],
+        "around": real + 2 * (places[:, 3:] > 0),
+        "background": real + 5 * ((labels == 0)[:, None] & (places[:, 3:] == 0)),
     }
-    found = {name: statistics.distance([x], labels).item() for name, x in gaps.items()}
-    assert found["same"] == pytest.approx(0, abs=0.05)
+    found = {name: statistics.distance([x], places).item() for name, x in gaps.items()}
+    assert found["same"] == pytest.approx(0, abs=0.08)
     assert found["same"] + 0.02 < found["shifted"] < found["further"]
     assert found["all alike"] > found["same"] + 0.1
+    assert found["around"] > found["same"] + 0.1
     assert found["background"] == pytest.approx(found["same"], abs=1e-4)
 
 
@@ -185,7 +204,7 @@ def test_folding_keeps_every_voxel_and_any_size():
 
 def test_content_ignores_texture_and_sees_shifts(ball):
     images, labels = ball
-    weight = refiner.support(images, labels)
+    weight = refiner.inside(labels)
     checker = torch.ones(32, 32, 32)
     checker[::2] *= -1
     texture = refiner.content(images + checker, images, weight).item()

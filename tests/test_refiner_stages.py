@@ -117,7 +117,8 @@ def coarse_distance(results):
     ):  # fmt: skip
         case = train_refiner.load_case(images, dseg, references, 16)
         goal = train_refiner.Goal([], [], toy.MODALITIES, toy.GRID.spacing)
-        parts.append(goal.measured(train_refiner.near(case), None))
+        near = train_refiner.near(case, toy.GRID.spacing)
+        parts.append(goal.measured(near, None))
     return judge.distance(parts[-1:], parts[:-1])
 
 
@@ -216,8 +217,13 @@ def run_refine(results, model, modalities=tuple(toy.MODALITIES), folder="set"):
     refine.main(["--refiner", str(model), "--samples", *samples, "--modality", *modalities])
 
 
-def test_refined_samples_keep_label_and_host(results, trained):
-    run_refine(results, trained / "refiner.pt")
+def test_refined_samples_keep_label_and_host(results, trained, tmp_path):
+    # Thirty steps may have found nothing better than the identity: let it change something.
+    content = torch.load(trained / "refiner.pt", weights_only=True)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(content["weights"]["network.conv_final.2.conv.weight"], std=0.3)
+    torch.save(content, tmp_path / "refiner.pt")
+    run_refine(results, tmp_path / "refiner.pt")
     for sidecar in sidecars(results):
         stem = sidecar.removesuffix(".json")
         refined = stem.replace("desc-coarse", "desc-tf")
@@ -228,7 +234,10 @@ def test_refined_samples_keep_label_and_host(results, trained):
                 load(f"{stem}_{modality}.nii.gz").data,
                 load(f"{refined}_{modality}.nii.gz").data,
             )
-            away = toy.ndimage.distance_transform_edt(labels == 0) > 6
+            # The support is a cube around each voxel of the tumour, one voxel beyond the reach.
+            reach = judge.reach(toy.GRID.spacing) + 1
+            away = toy.ndimage.distance_transform_cdt(labels == 0, "chessboard") > reach
+            assert away.any()
             np.testing.assert_array_equal(after[away], before[away])
             assert not np.array_equal(after, before)
         record = read_json(f"{refined}.json")
@@ -258,6 +267,10 @@ def test_foreign_models_are_refused(results, trained, tmp_path):
     checkpoint.save_model(tmp_path / "y.pt", "segmentor", toy.MODALITIES, weights={})
     with pytest.raises(InputError, match=r"y.pt: is not a refiner"):
         run_refine(results, tmp_path / "y.pt")
+    content = torch.load(trained / "refiner.pt", weights_only=True) | {"spacing": [1.0, 1.0, 1.5]}
+    torch.save(content, tmp_path / "z.pt")
+    with pytest.raises(InputError, match=r"z.pt: was trained on voxels of 1 x 1 x 1.5 mm, not of"):
+        run_refine(results, tmp_path / "z.pt")
 
 
 def test_background_stays_zero_in_relative_units():

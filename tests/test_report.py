@@ -601,13 +601,28 @@ def test_time_is_summed_by_rule_and_gpu_hours_need_a_leased_card(tmp_path: Path)
     assert usage.used(tmp_path / "nothing") == []
 
 
+def test_what_the_gate_rejected_is_counted_over_sets(study: Study) -> None:
+    assert "Quality gate" not in study.make()
+    scores = "agreement\trealism\tnearest\tdice\tcorrelation"
+    empty = "\t" * 5
+    tables = {
+        "one": [("a", "accept", ""), ("b", "reject", "T1w ED too bright: 9 spreads; unreal: x")],
+        "two": [("c", "reject", "T1w ED too bright: 7 spreads")],
+    }
+    for name, rows in tables.items():
+        lines = ["sample\tverdict\treasons\t" + scores]
+        lines += ["\t".join(row) + empty for row in rows]
+        stage.write_text(study.results / f"{name}.tsv", "\n".join(lines) + "\n")
+    study.extra = ["--gates", *(str(study.results / f"{name}.tsv") for name in tables)]
+    text = Page(study.make()).text
+    assert "1 of 3 refined samples accepted" in text
+    assert "T1w ED too bright 2 unreal 1" in text
+
+
 def test_realism_is_shown_where_its_file_is(study: Study) -> None:
     assert "Realism" not in study.make()
-    values = {
-        "AUC": {"real": 0.5, "coarse": 0.78, "refined": 0.7},
-        "command": "x",
-        "n": {"real": "8"},
-    }
+    distances = {"AUC": {"real": 0.5, "coarse": 0.78, "refined": 0.7, "no content": 0.9}}
+    values = {"distances": distances, "command": "x", "n": {"real": "8"}}
     stage.write_json(study.results / "realism.json", values)
     study.extra = ["--realism", str(study.results / "realism.json")]
     text = Page(study.make()).text

@@ -89,11 +89,10 @@ class Players:
         reach = self.generator.reach
         at_real, at_fake = refiner.support(x, labels, reach), refiner.support(y, wanted, reach)
         real_places, places = refiner.places(x, labels, reach), refiner.places(y, wanted, reach)
-        with torch.no_grad():
-            refined = self.generator(y, wanted)
+        refined = self.generator(y, wanted)
         verdict, classes = self.discriminator(x)
         against = refiner.hinge(verdict, None, at_real) + refiner.hinge(
-            None, self.discriminator(refined)[0], at_fake
+            None, self.discriminator(refined.detach())[0], at_fake
         )
         # The class head learns from real voxels only: what it calls a class is what reality calls
         # it.
@@ -104,7 +103,6 @@ class Players:
 
         self.statistics.update(refiner.features(self.encoder, x), real_places)
         self.discriminator.requires_grad_(False)
-        refined = self.generator(y, wanted)
         verdict, classes = self.discriminator(refined)
         terms = {
             "adversarial": -refiner.weighted_mean(verdict, at_fake),

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from tumorfab import __version__, charts, figures, outcomes, stage, tables, usage, views
+from tumorfab import __version__, charts, figures, gate, outcomes, stage, tables, usage, views
 from tumorfab.ingest import read_subjects
 from tumorfab.metrics import REGIONS
 from tumorfab.page import render
@@ -157,6 +157,7 @@ def page(
             for path in _spread(sorted(args.samples), MOST_SAMPLES)
         ],
         rejections=outcomes.rejections(args.sets, args.draws),
+        gated=gated(args.gates),
         realism=realism(args.realism),
         predictions=predictions(scores, runs, config),
         label_names={name: value for value, name in views.LABEL_NAMES.items()},
@@ -175,17 +176,27 @@ def folds(subjects: pd.DataFrame) -> list[Counter[str]]:
     return [Counter(each[fold % len(each)] for each in roles) for fold in range(count)]
 
 
+def gated(paths: list[Path]) -> dict[str, Any]:
+    """What the quality gate decided on the refined samples of all sets: how many it `accepted` and
+    `rejected`, and the `reasons`, each as (reason, samples), the most frequent first."""
+    if not paths:
+        return {}
+    counts = pd.concat([gate.summary(path) for path in paths]).groupby("what")["samples"].sum()
+    accepted, rejected = counts.pop("accepted"), counts.pop("rejected")
+    reasons = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+    return {"accepted": int(accepted), "rejected": int(rejected), "reasons": reasons}
+
+
 def realism(path: Path | None) -> list[dict[str, Any]]:
     """Distances to real tumours by metric: `name`, `real`, `coarse`, `refined` (lower is closer).
 
-    From JSON with an object of these for each metric; empty without a file."""
+    From the `distances` that the benchmark of refinement writes; empty without a file."""
     if path is None:
         return []
     kinds = ("real", "coarse", "refined")
     return [
         {"name": name, **{kind: value.get(kind) for kind in kinds}}
-        for name, value in stage.read_json(path).items()
-        if isinstance(value, dict) and any(isinstance(value.get(k), int | float) for k in kinds)
+        for name, value in stage.read_json(path).get("distances", {}).items()
     ]
 
 
@@ -225,7 +236,8 @@ def _arguments() -> argparse.ArgumentParser:
     add("--draws", type=int, default=0, help="samples that each host has in a set")
     add("--runs", type=Path, nargs="+", required=True, help="folders of the downstream runs")
     add("--refiners", type=Path, nargs="*", default=[], help="training.csv of the refiners")
-    add("--realism", type=Path, help="JSON of the benchmark of realism")
+    add("--gates", type=Path, nargs="*", default=[], help="the gate's table of every set")
+    add("--realism", type=Path, help="JSON of the benchmark of refinement")
     add("--out", type=Path, required=True, help="folder to write to")
     return parser
 

@@ -59,6 +59,12 @@ rule report:
             for k in config["study"]["k"]
             if REFINING
         ],
+        gates=[
+            f"{R}/fold-{fold}_k-{k}/gate/tf.tsv"
+            for fold in range(len(FOLDS))
+            for k in config["study"]["k"]
+            if REFINING
+        ],
         subjects=rules.ingest.output.subjects,
         skipped=rules.ingest.output.skipped,
     output:
@@ -93,6 +99,9 @@ rule report:
         refiners=lambda wildcards, input: (
             ["--refiners", *input.refiners] if input.refiners else ""
         ),
+        gates=lambda wildcards, input: (
+            ["--gates", *input.gates] if input.gates else ""
+        ),
         sets=(
             [
                 "--sets",
@@ -114,4 +123,4 @@ rule report:
     shell:
         "python -m tumorfab.report --scores {input.scores} --subjects {input.subjects}"
         " --skipped {input.skipped} --config {params.config:q} {params.samples} --runs {params.runs}"
-        " {params.refiners} {params.sets} {params.realism} --out {params.out} > {log} 2>&1"
+        " {params.refiners} {params.sets} {params.gates} {params.realism} --out {params.out} > {log} 2>&1"
