@@ -1,13 +1,12 @@
 """Does refinement bring coarse tumours nearer to real ones? Measured on patients who were left out.
 
-    snakemake --cores all --configfile config/refinement_4mod_2mm.yaml -- samples
-    python -m benchmarks.refinement --results results/refinement_4mod_2mm --out OUT
+    python -m benchmarks.refinement --results results/study_t1_2mm --modality T1w --out OUT
 
-takes the coarse samples of a study whose folds leave out one patient each, and in every fold trains
-the refiner on the other patients, once for each of `variants()`, refines the samples, and compares
-coarse and refined ones with the patient who was left out. The training cases against this patient
-(`real`) set the scale. Measures are kept in `--out`, so that a second run goes on; when all folds
-are there, writes `realism.json` and prints a table.
+takes the coarse samples of a study and in every fold trains the refiner on its training cases, once
+for each of `variants()`, refines the samples, and compares coarse and refined ones with the
+patients who were left out. The training cases against these (`real`) set the scale. Refiners and
+measures are kept in `--out`, so that a second run goes on; when all folds are there, writes
+`realism.json` and prints tables.
 """
 
 import argparse
@@ -31,7 +30,6 @@ from tumorfab.contrast import near_tumour, reference
 from tumorfab.judge import AROUND_MM
 from tumorfab.plan import Fold
 from tumorfab.roi import CLASSES, signed_distance
-from tumorfab.stats import bootstrap
 from tumorfab.volume import load_grid, load_on
 
 # Families of features and where they are taken; those of shape and site are not the refiner's.
@@ -159,75 +157,92 @@ def cohort(args: argparse.Namespace, number: int, fold: Fold, name: str) -> list
 
 
 def distances(
-    found: list[Measured], train: list[Measured], own: Measured, spread: pd.Series
+    found: list[Measured], train: list[Measured], unseen: list[Measured], spread: pd.Series
 ) -> dict[str, float]:
-    """Distances of a cohort from a patient, by name; less is closer.
+    """Distances of a cohort from patients who were left out, by name; less is closer.
 
     `wasserstein`: of the pooled intensities of a class, in units of the brain's spread; families of
-    features: mean absolute difference of the cohort's means from the patient, in standard
-    deviations between patients (`spread`); `auc`: how well a forest that was trained on the
-    `train`ing cases and half of the cohort's hosts tells the patient from the other half.
+    features: mean absolute `differences`; `auc`: how well a forest that was trained on the
+    `train`ing cases and half of the cohort's hosts tells these patients from the other half.
     """
     out: dict[str, float] = {}
-    for name in sorted(own.intensities):
-        pool = [one.intensities[name] for one in found if name in one.intensities]
-        if pool:
-            out[f"wasserstein {name}"] = float(
-                wasserstein_distance(np.concatenate(pool), own.intensities[name])
-            )
-    means = pd.DataFrame([one.features for one in found]).mean()
-    gap = ((means - pd.Series(own.features)) / spread[spread > 0]).abs()
-    for family, (measures, places) in FAMILIES.items():
-        for place in places:
-            keep = [n for n in gap.index if f" {place} " in n and n.split()[-1] in measures]
-            if len(value := gap[keep].dropna()):
-                out[f"{family} {place}"] = float(value.mean())
+    for name in sorted({name for one in unseen for name in one.intensities}):
+        pools = [
+            [one.intensities[name] for one in cohort if name in one.intensities]
+            for cohort in (found, unseen)
+        ]
+        if all(pools):
+            out[f"wasserstein {name}"] = float(wasserstein_distance(*map(np.concatenate, pools)))
+    out |= families(differences(found, unseen, spread).abs())
     hosts = sorted({one.host for one in found})
     halves = [[one for one in found if hosts.index(one.host) % 2 == half] for half in (0, 1)]
+    real = [*train, *unseen]
     for zone in ZONES:
         # Two rounds: each half of the hosts is asked about once.
-        areas = []
+        areas: list[float] = []
         for asked, learned in (halves, halves[::-1]):
-            group = np.array([1] * len(train) + [0] + [1] * len(learned) + [0] * len(asked))
-            tables = (
-                [one.patches for one in (*train, own)],
-                [one.patches for one in learned + asked],
-            )
+            made = [*learned, *asked]
+            group = np.repeat([1, 0, 1, 0], [len(train), len(unseen), len(learned), len(asked)])
+            tables = [one.patches for one in real], [one.patches for one in made]
             areas += separability.aucs(*tables, group.astype(np.int32), zone, asked=[0]).tolist()
         out[f"auc {zone}"] = float(np.mean(areas))
     return out
 
 
+def differences(found: list[Measured], unseen: list[Measured], spread: pd.Series) -> pd.Series:
+    """Mean of a cohort less that of patients who were left out, per feature, with its sign, in
+    standard deviations between patients (`spread`)."""
+    ours, theirs = (pd.DataFrame([one.features for one in cohort]) for cohort in (found, unseen))
+    return ((ours.mean() - theirs.mean()) / spread[spread > 0]).dropna()
+
+
+def families(features: pd.Series) -> dict[str, float]:
+    """Mean of the values of each family of features and place."""
+    out = {}
+    for family, (measures, places) in FAMILIES.items():
+        for place in places:
+            keep = [n for n in features.index if f" {place} " in n and n.split()[-1] in measures]
+            if keep:
+                out[f"{family} {place}"] = float(features[keep].mean())
+    return out
+
+
 def compared(
     real: dict[str, Measured], made: dict[str, list[list[Measured]]], folds: list[Fold]
-) -> dict[str, pd.DataFrame]:
-    """By cohort: a row per metric, a column per left-out patient. The cohort `real` are the
-    training cases, which have no `auc`."""
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """By cohort the `distances`, a row per metric and a column per fold; and the `systematic`
+    ones, a row per family and a column per cohort. The cohort `real` are the training cases.
+
+    A distance holds what the few patients who were left out happen to differ by, whatever is
+    compared with them. Over folds this cancels where differences are averaged with their sign
+    before their size is taken: what is left is systematic, and 0 for the training cases.
+    """
     spread = pd.DataFrame([one.features for one in real.values()]).std()
-    out: dict[str, dict[str, dict[str, float]]] = {name: {} for name in ("real", *made)}
+    apart: dict[str, dict[str, dict[str, float]]] = {name: {} for name in ("real", *made)}
+    signed: dict[str, list[pd.Series]] = {name: [] for name in made}
     for number, fold in enumerate(folds):
-        own = real[fold.test[0]]
-        train = [real[case] for case in fold.train]
+        unseen, train = ([real[case] for case in cases] for cases in (fold.test, fold.train))
         for name, cohorts in made.items():
-            out[name][own.donor] = distances(cohorts[number], train, own, spread)
-        theirs = distances(train, train, own, spread)
-        out["real"][own.donor] = {k: v for k, v in theirs.items() if not k.startswith("auc")}
-    return {name: pd.DataFrame(columns) for name, columns in out.items()}
+            apart[name][f"fold {number}"] = distances(cohorts[number], train, unseen, spread)
+            signed[name].append(differences(cohorts[number], unseen, spread))
+        theirs = distances(train, train, unseen, spread)
+        apart["real"][f"fold {number}"] = {k: v for k, v in theirs.items() if "auc" not in k}
+    systematic = {n: families(pd.DataFrame(s).mean().abs()) for n, s in signed.items()}
+    return {name: pd.DataFrame(columns) for name, columns in apart.items()}, pd.DataFrame(
+        systematic
+    )
 
 
-def ratios(found: dict[str, pd.DataFrame], name: str, seed: int) -> dict[str, Any]:
-    """How much farther than coarse samples a cohort is: the geometric mean over metrics and
-    patients of the ratio of distances, with a 95 % interval over patients; how many metrics are
-    nearer on average, and to how many patients the cohort is."""
-    table = np.log(found[name] / found["coarse"])
-    each = table.mean()
-    low, high = bootstrap(each.to_numpy(), stage.rng(seed, "ratios", name))
-    nearer = found[name].mean(axis=1) < found["coarse"].mean(axis=1)
+def ratios(found: dict[str, pd.DataFrame], name: str) -> dict[str, Any]:
+    """How much farther than coarse samples a cohort is: the geometric mean over metrics of the
+    ratio of distances, on the whole and by fold, and how many metrics are nearer on average."""
+    table = np.log(found[name] / found["coarse"]).dropna()
+    ours, coarse = (found[cohort].loc[table.index].mean(axis=1) for cohort in (name, "coarse"))
+    nearer = ours < coarse
     return {
-        "ratio": float(np.exp(each.mean())),
-        "interval": [float(np.exp(low)), float(np.exp(high))],
+        "ratio": float(np.exp(table.mean().mean())),
+        "by_fold": {fold: float(value) for fold, value in np.exp(table.mean()).items()},
         "metrics_nearer": [int(nearer.sum()), len(nearer)],
-        "patients_nearer": [int((each < 0).sum()), len(each)],
     }
 
 
@@ -255,19 +270,26 @@ def main() -> None:
                 made[name].append(cohort(args, number, fold, name))
     if args.fold is not None:
         return
-    real = {f.test[0]: measured(patient(args, f.test[0]), args.seed) for f in folds}
-    found = compared(real, made, folds)
+    cases = sorted({case for fold in folds for case in (*fold.train, *fold.test)})
+    real = {case: measured(patient(args, case), args.seed) for case in cases}
+    found, systematic = compared(real, made, folds)
     table = pd.DataFrame({name: values.mean(axis=1) for name, values in found.items()})
+    against = {name: ratios(found, name) for name in found if name != "coarse"}
     record = {
         "distances": {metric: row.dropna().to_dict() for metric, row in table.iterrows()},
-        "against_coarse": {n: ratios(found, n, args.seed) for n in found if n != "coarse"},
-        "by_patient": {name: values.T.to_dict("index") for name, values in found.items()},
-        "n": {"patients": len(folds), "synthetic": sum(map(len, made["coarse"]))},
+        "systematic": systematic.T.to_dict(),
+        "against_coarse": against,
+        "by_fold": {name: values.T.to_dict("index") for name, values in found.items()},
+        "n": {
+            "folds": len(folds),
+            "patients": len(cases),
+            "synthetic": sum(map(len, made["coarse"])),
+        },
         "refiner": args.refiner,
     }
     stage.write_json(args.out / "realism.json", record)
-    print(table.round(3).to_string())
-    print(pd.DataFrame(record["against_coarse"]).T.to_string())
+    print(table.round(3).to_string(), systematic.round(3).to_string(), sep="\n\n")
+    print(pd.DataFrame(against).T.to_string())
 
 
 if __name__ == "__main__":
