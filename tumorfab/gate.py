@@ -157,7 +157,8 @@ def write(path: Path, table: pd.DataFrame) -> None:
 def real_measures(
     subject: str, results: Path, folder: Path, label: str, modalities: list[str]
 ) -> dict[str, float]:
-    """Measures of a training case's tumour; `folder` holds its ROIs, which know its reference."""
+    """Measures of a training case's tumour; `folder` holds its ROIs, which know its reference. The
+    tissue around is not among them: it is the host's, and differs between scanners and places."""
     files = bank.case_files(results / f"sub-{subject}" / "anat", subject, label)
     reference = stage.read_json(folder / f"sub-{subject}_rois.json")["reference"]
     grid = load_grid(files["dseg"])
@@ -165,7 +166,8 @@ def real_measures(
     where = judge.window(labels, grid.spacing)
     images = [load_on(str(files["image"]).format(m), grid)[where] for m in modalities]
     relative = tissue_relative(images, [reference[m] for m in modalities])
-    return judge.measures(relative, modalities, labels[where], grid.spacing)
+    found = judge.measures(relative, modalities, labels[where], grid.spacing)
+    return {name: value for name, value in found.items() if " around " not in name}
 
 
 def main(argv: list[str] | None = None) -> None:
