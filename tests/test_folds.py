@@ -101,7 +101,9 @@ def test_a_case_without_tumour_trains_in_no_fold() -> None:
 
 
 def test_runs_of_every_fold() -> None:
-    config = validated({"split": {"train": 4, "folds": 2}, "study": {"arms": ["real"]}})
+    config = validated(
+        {"split": {"train": 4, "folds": 2}, "study": {"arms": ["real"], "seeds": [0]}}
+    )
     assert [str(run) for run in plan.runs(config)] == [
         "arm-real_k-4_n-0_fold-0_seed-0",
         "arm-real_k-4_n-0_fold-1_seed-0",

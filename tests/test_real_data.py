@@ -39,7 +39,7 @@ def results(real_data, tmp_path_factory):
         "healthy": {"source": "table", "path": "hosts.csv", "licence": "CC BY-SA 3.0"},
         "annotated": {"source": "table", "path": "cases.csv", "licence": "CC BY 4.0"},
         "space": {"spacing": 4.0},
-        "study": {"k": [2], "n": [1]},
+        "study": {"k": [2], "n": [1], "seeds": [0]},
         "refiner": {"steps": 5, "encoder_steps": 5, "patch": 16, "channels": 4},
         "segment": {"steps": 6, "patch": 32, "channels": 4, "validate_every": 3},
     }

@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
     "modalities": ["T1w", "T2w"],
     "demo": {"healthy": 2, "annotated": 4, "spacing": 6},
     "split": {"train": 2, "validation": 1},
-    "study": {"arms": ["real", "coarse", "tf"], "k": [2], "n": [1]},
+    "study": {"arms": ["real", "coarse", "tf"], "k": [2], "n": [1], "seeds": [0]},
     "preprocess": {"min_correlation": 0.5},
     "refiner": {"steps": 6, "encoder_steps": 6, "patch": 16, "channels": 4},
     "segment": {"steps": 10, "patch": 16, "channels": 4, "validate_every": 5},
@@ -216,7 +216,8 @@ def expected() -> set[str]:
     paths |= {"template/template.json"}
     paths |= {f"fold-0_k-2/refiner/{name}" for name in ("refiner.pt", "critic.pt", "training.csv")}
     paths |= {"fold-0_k-2/refiner/tensorboard/events.out.tfevents"}
-    jobs |= {"train_refiner/fold-0_k-2"}
+    paths |= {f"fold-0_k-2/gate/{name}.tsv" for name in ("tf", "tf_shard-1")}
+    jobs |= {"train_refiner/fold-0_k-2", "appraise/appraise_tf_1", "gate/fold-0_k-2_tf"}
     for run in RUNS:
         jobs |= {f"segment/{run}", f"score/{run}"}
         paths |= {f"segment/{run}/{name}" for name in ("model.pt", "training.csv", "scores.csv")}
@@ -224,7 +225,7 @@ def expected() -> set[str]:
         paths |= {f"segment/{run}/tensorboard/events.out.tfevents"}
     paths |= {f"report/{name}" for name in ("index.html", "dice.csv", "summary.csv", "table.txt")}
     paths |= {f"qc/{name}" for name in ("index.html", "viewer.html", "metrics.tsv")}
-    sharded = re.compile(r"(mosaic|standardise|place|refine)/\w+_\d+$")
+    sharded = re.compile(r"(mosaic|standardise|place|refine|appraise)/\w+_\d+$")
     lists = {job for job in jobs if sharded.match(job)} | {f"segment/{run}" for run in RUNS}
     paths |= {f"lists/{job}.txt" for job in lists | {"train_refiner/fold-0_k-2"}}
     paths |= {f"logs/{job}.log" for job in jobs} | {f"benchmarks/{job}.tsv" for job in jobs}
@@ -307,15 +308,18 @@ def test_touched_files_comments_and_reordered_keys_run_nothing(study: Study) -> 
 
 def test_an_edit_of_a_stage_runs_it_and_what_follows(study: Study) -> None:
     with edited(study.program / "tumorfab" / "refine.py", "\n\n\n", "\n\n\nEDITED = True\n"):
-        assert study.planned() == {"refine_1": 1, "segment": 1, "score": 1, "report": 1, "all": 1}
+        assert study.planned() == {
+            "refine_1": 1, "appraise_tf_1": 1, "gate": 1, "segment": 1, "score": 1, "report": 1,
+            "all": 1,
+        }  # fmt: skip
 
 
 def test_a_setting_runs_the_stages_that_it_concerns(study: Study) -> None:
     study.configure({**TINY, "place": {"rotation_deg": 20}})
     try:
         assert study.planned() == {
-            **{f"place_{i}": 1 for i in BATCHES}, "train_refiner": 1, "refine_1": 1, "segment": 2,
-            "score": 2, "report": 1, "all": 1,
+            **{f"place_{i}": 1 for i in BATCHES}, "train_refiner": 1, "refine_1": 1,
+            "appraise_tf_1": 1, "gate": 1, "segment": 2, "score": 2, "report": 1, "all": 1,
         }  # fmt: skip
     finally:
         study.configure(TINY)
@@ -330,14 +334,14 @@ def test_further_arms_run_their_own_jobs_and_no_other(study: Study) -> None:
     try:
         assert study.planned() == {
             "copypaste": 2, "carvemix": 2, "carvemix_published": 2, "pix2pix_0": 1,
-            "appraise_tf_1": 1, "gate": 1, "segment": 6, "score": 6, "report": 1, "all": 1,
+            "segment": 6, "score": 6, "report": 1, "all": 1,
         }  # fmt: skip
     finally:
         study.configure(TINY)
 
 
 def test_every_arm_has_the_same_number_of_samples(program: Path, tmp_path: Path) -> None:
-    config = {**TINY, "study": {"arms": [*ARMS, "coarse", "tf"], "k": [2], "n": [3]}}
+    config = {**TINY, "study": {"arms": [*ARMS, "coarse", "tf"], "k": [2], "n": [3], "seeds": [0]}}
     status, out, err = Study(tmp_path, program, config).run("--dry-run")
     assert status == 0, err
     jobs = re.findall(r"^rule segment:(.*?)^    output:", out, re.M | re.S)
