@@ -112,7 +112,7 @@ def test_a_flow_comes_as_far_as_its_equation_says():
         assert fields.jacobian(found, spacing).min() > 0.9 * np.exp(-3 * rate)
 
 
-@given(st.integers(0, 2**31), st.floats(0.5, 8))
+@given(st.integers(0, 2**31), st.floats(0.5, 3))  # at most 10 mm: mass effect moves tissue by 8
 @settings(max_examples=10, deadline=None)
 def test_a_flow_there_and_back_comes_home(seed, sd_mm):
     rng = np.random.default_rng(seed)

@@ -127,7 +127,8 @@ def disturbed(
 
 def test_two_gpu_jobs_at_once_on_different_gpus_and_never_three(disturbed: Disturbed) -> None:
     jobs = disturbed.gpu_jobs()
-    assert len(jobs) == 6  # two trainings an arm, the refiner's training, one shard refined
+    # Two trainings an arm, the refiner's training, one shard refined and appraised.
+    assert len(jobs) == 7
     at_once = [
         [devices for begin, end, devices in jobs if begin <= when < end] for when, _, _ in jobs
     ]
