@@ -18,12 +18,13 @@ rule release:
         template=f"{R}/template/template_space-{S}_T1w.nii.gz",
         qc=[rules.qc.output.page, rules.qc.output.table],
         lock=Path(workflow.basedir) / "requirements.lock",
-        # Made by other hands, or not at all.
+        # Refined samples: where the study has the arm that trusts the gate; else the table is
+        # there for the report alone. Coarse ones: a table made by other hands, or not at all.
         gate=[
             path
             for kind in plan.kinds(config)
             for path in [f"{R}/fold-0_k-{LARGEST}/gate/{kind}.tsv"]
-            if Path(path).exists()
+            if ("tf_gated" in ARMS if kind == "tf" else Path(path).exists())
         ],
         review=[p for p in [f"{R}/qc/review.csv"] if Path(p).exists()],
     output:
