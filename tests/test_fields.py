@@ -112,14 +112,15 @@ def test_a_flow_comes_as_far_as_its_equation_says():
         assert fields.jacobian(found, spacing).min() > 0.9 * np.exp(-3 * rate)
 
 
-@given(st.integers(0, 2**31), st.floats(0.5, 3))  # at most 10 mm: mass effect moves tissue by 8
+@given(st.integers(0, 2**31), st.floats(0.5, 5))  # up to 18 mm, twice what mass effect moves
 @settings(max_examples=10, deadline=None)
 def test_a_flow_there_and_back_comes_home(seed, sd_mm):
     rng = np.random.default_rng(seed)
-    spacing, shape = np.array([2.0, 2.0, 2.0]), (28, 30, 26)
+    spacing, shape = np.array([2.0, 2.0, 2.0]), (44, 46, 42)
     velocity = sd_mm * np.stack([fields.noise(rng, shape, spacing, 16.0) for _ in range(3)])
     there, back = (fields.flowed(sign * velocity.astype(np.float32), spacing) for sign in (1, -1))
     at = np.indices(shape) - there / 2.0
     again = np.stack([ndimage.map_coordinates(p, at, order=1, mode="nearest") for p in back])
-    inner = (slice(None), *(slice(8, -8) for _ in range(3)))
+    # What has left the grid does not come back: only what stays well inside is asked about.
+    inner = (slice(None), *(slice(16, -16) for _ in range(3)))
     assert np.abs(there + again)[inner].max() < 0.1 * np.abs(there).max()

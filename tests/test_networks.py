@@ -151,9 +151,14 @@ def test_statistics_are_zero_for_the_real_thing_and_grow_with_the_gap(ball):
     torch.manual_seed(1)
 
     def tumours(spread: float) -> torch.Tensor:
-        """Patches whose classes differ from patch to patch by `spread`."""
-        own = spread * torch.randn(24, 8, 1, 1, 1)
-        return labels[:, None] + own + 0.1 * torch.randn(24, 8, *labels.shape[1:])
+        """Patches whose classes differ from patch to patch by `spread`, and in grain."""
+        own, grain = (spread * torch.randn(24, 8, 1, 1, 1) for _ in range(2))
+        # Near 0: the tenth of the mean that widens the spread is a bias of its own.
+        return (
+            0.3 * labels[:, None]
+            + own
+            + (0.3 + 0.2 * grain) * torch.randn(24, 8, *labels.shape[1:])
+        )
 
     statistics = refiner.ClassStatistics([8])
     for _ in range(20):
@@ -168,7 +173,7 @@ def test_statistics_are_zero_for_the_real_thing_and_grow_with_the_gap(ball):
         "background": real + 5 * ((labels == 0)[:, None] & (places[:, 3:] == 0)),
     }
     found = {name: statistics.distance([x], places).item() for name, x in gaps.items()}
-    assert found["same"] == pytest.approx(0, abs=0.08)
+    assert found["same"] == pytest.approx(0, abs=0.05)
     assert found["same"] + 0.02 < found["shifted"] < found["further"]
     assert found["all alike"] > found["same"] + 0.1
     assert found["around"] > found["same"] + 0.1
