@@ -1,6 +1,6 @@
 """Do synthetic tumours carry the labels that they say? Asked of networks that saw real cases only.
 
-    python -m benchmarks.fidelity --results results/refinement_4mod_2mm --refined OUT
+    python -m benchmarks.fidelity --results results/study_4mod_2mm --refined OUT
 
 after `benchmarks.refinement`, whose refiners in `OUT` are used. In every fold a segmentor
 is trained on the real training cases alone. Its Dice on the patient who was left out is its
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import refinement
-from tumorfab import bank, checkpoint, config, gpu, metrics, plan, refine, samples, segment, stage
+from tumorfab import bank, checkpoint, config, gpu, metrics, refine, samples, segment, stage
 from tumorfab.networks import settled
 from tumorfab.plan import Fold
 from tumorfab.volume import Image, Labels, load_grid, load_on
@@ -57,8 +57,7 @@ def fold_rows(args: argparse.Namespace, number: int, fold: Fold) -> Iterator[dic
         truth = load_on(files["dseg"], grid, labels=True)
         own = loaded([Path(str(files["image"]).format(m)) for m in args.modality])
         yield row("real", fold.test[0], own, truth)
-        made = args.results / f"fold-{number}_k-{len(fold.train)}"
-        for sidecar in sorted(made.glob("sub-*/anat/*_desc-coarse*.json"))[:: refinement.EVERY]:
+        for sidecar in refinement.coarse_samples(args, number, fold)[:: refinement.EVERY]:
             references = samples.references(stage.read_json(sidecar))
             labels = load_on(samples.dseg(sidecar), grid, labels=True)
             images = loaded([samples.image(sidecar, m) for m in args.modality])
@@ -70,20 +69,12 @@ def fold_rows(args: argparse.Namespace, number: int, fold: Fold) -> Iterator[dic
 
 def main() -> None:
     """Train, segment, score; then write and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True, help="results folder of the study")
+    parser = refinement.arguments(__doc__.splitlines()[0], "segment")
     parser.add_argument("--refined", type=Path, required=True, help="--out of the refinement")
-    parser.add_argument("--label", default="analysis", help="label of the analysis space")
-    parser.add_argument("--modality", nargs="+", default=["T1w", "T1c", "T2w", "FLAIR"])
-    parser.add_argument("--fold", nargs="+", type=int, help="measure these folds only")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--params", type=json.loads, default={}, help="changes of `segment`, JSON")
     args = parser.parse_args()
     args.segment = config.validated({})["segment"] | args.params
-    subjects = pd.read_csv(args.results / "cohort" / "subjects.tsv", sep="\t", dtype=str)
     tables = []
-    for number, fold in enumerate(plan.folds(subjects)):
+    for number, fold in enumerate(refinement.read_folds(args.results)):
         kept = args.refined / f"fold-{number}" / "fidelity.csv"
         if args.fold is not None and number not in args.fold:
             continue

@@ -12,7 +12,6 @@ measures are kept in `--out`, so that a second run goes on; when all folds are t
 import argparse
 import json
 import pickle
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,23 +136,25 @@ def trained(
     return found
 
 
+def coarse_samples(args: argparse.Namespace, number: int, fold: Fold) -> list[Path]:
+    """Sidecars of the coarse samples that a fold's training cases gave."""
+    folder = args.results / f"fold-{number}_k-{len(fold.train)}"
+    return sorted(folder.glob("sub-*/anat/*_desc-coarse*.json"))
+
+
 def cohort(args: argparse.Namespace, number: int, fold: Fold, name: str) -> list[Measured]:
     """The samples of a fold, coarse or refined by a variant, measured; from `--out` if there."""
     kept = args.out / f"fold-{number}" / name.replace(" ", "_").replace("/", "_")
     if not (kept / "measured.pkl").exists():
-        folder = args.results / f"fold-{number}_k-{len(fold.train)}"
-        sidecars = sorted(folder.glob("sub-*/anat/*_desc-coarse*.json"))
-        start, generators = time.perf_counter(), {}
+        sidecars, generators = coarse_samples(args, number, fold), {}
         if name != "coarse":
             params = args.refiner | variants(args.modality)[name]
             generators = trained(args, fold.train, sidecars, params, kept)
-        seconds = time.perf_counter() - start
         tumours = (synthetic(args, sidecar, generators) for sidecar in sidecars[::EVERY])
         found = [measured(tumour, args.seed) for tumour in tumours]
         with stage.atomic(kept / "measured.pkl") as temporary:
-            temporary.write_bytes(pickle.dumps((seconds, found)))
-    found = pickle.loads((kept / "measured.pkl").read_bytes())[1]
-    return list(found)
+            temporary.write_bytes(pickle.dumps(found))
+    return list(pickle.loads((kept / "measured.pkl").read_bytes()))
 
 
 def distances(
@@ -246,22 +247,34 @@ def ratios(found: dict[str, pd.DataFrame], name: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Train, refine, measure; then compare, write and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments(description: str, section: str) -> argparse.ArgumentParser:
+    """What benchmarks of the refiner are asked with; `--params` changes a config section."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--results", type=Path, required=True, help="results folder of the study")
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--label", default="analysis", help="label of the analysis space")
     parser.add_argument("--modality", nargs="+", default=["T1w", "T1c", "T2w", "FLAIR"])
     parser.add_argument("--fold", nargs="+", type=int, help="measure these folds only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--params", type=json.loads, default={}, help="changes of `refiner`, JSON")
+    parser.add_argument(
+        "--params", type=json.loads, default={}, help=f"changes of `{section}`, JSON"
+    )
+    return parser
+
+
+def read_folds(results: Path) -> list[Fold]:
+    """The folds of a study."""
+    return plan.folds(pd.read_csv(results / "cohort" / "subjects.tsv", sep="\t", dtype=str))
+
+
+def main() -> None:
+    """Train, refine, measure; then compare, write and print."""
+    parser = arguments(__doc__.splitlines()[0], "refiner")
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", help="these variants")
     args = parser.parse_args()
     args.refiner = config.validated({})["refiner"] | args.params
-    subjects = pd.read_csv(args.results / "cohort" / "subjects.tsv", sep="\t", dtype=str)
-    folds = plan.folds(subjects)
+    folds = read_folds(args.results)
     names = ["coarse", *(args.only or variants(args.modality))]
     made: dict[str, list[list[Measured]]] = {name: [] for name in names}
     for number, fold in enumerate(folds):

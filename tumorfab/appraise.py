@@ -59,8 +59,8 @@ def load_critic(
     encoder.load_state_dict(content["encoder"])
     discriminator.load_state_dict(content["discriminator"])
     # Spectral norm estimates anew at every step of a training, and must not while it judges.
-    reach = judge.reach(spacing)
-    return Critic(settled(encoder, device).eval(), discriminator.to(device).eval(), reach)
+    networks = settled(encoder, device).eval(), discriminator.to(device).eval()
+    return Critic(*networks, judge.reach(spacing))
 
 
 def most_alike(

@@ -167,7 +167,7 @@ def real_measures(
     images = [load_on(str(files["image"]).format(m), grid)[where] for m in modalities]
     relative = tissue_relative(images, [reference[m] for m in modalities])
     found = judge.measures(relative, modalities, labels[where], grid.spacing)
-    return {name: value for name, value in found.items() if " around " not in name}
+    return {name: value for name, value in found.items() if judge.AROUND not in name.split()}
 
 
 def main(argv: list[str] | None = None) -> None:

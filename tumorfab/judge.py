@@ -2,8 +2,8 @@
 
 Brightness, contrast and grain of each class and of the tissue around, and the steepness of the
 tumour's boundaries, in every modality, in tissue-relative units (`contrast`). The refiner's
-training is stopped by them, and the gate judges samples by them; both compare with real *training*
-cases only.
+training is stopped by them, and the gate judges samples by them, the tissue around left out; both
+compare with real *training* cases only.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from tumorfab.volume import Image, Labels, box
 
 # Boundaries whose steepness is measured: the labels inside.
 BOUNDARIES = {"WT": (1, 2, 3), "TC": (1, 3)}
-# The tissue around a tumour: this near (mm) to it.
-AROUND_MM = 8.0
+# The tissue around a tumour, as measures call it, and how near (mm) to it that is.
+AROUND, AROUND_MM = "around", 8.0
 # Voxels beyond it that networks are shown.
 CONTEXT = 8
 # A boundary is where the signed distance is below this (voxels).
@@ -46,7 +46,7 @@ def measures(
     edges = {name: np.abs(depth) < NEAR * spacing.mean() for name, depth in depths.items()}
     brain = np.any([image != 0 for image in images], axis=0)
     places = {label: labels == value for value, label in CLASSES.items()}
-    places["around"] = brain & (labels == 0) & (depths["WT"] < AROUND_MM)
+    places[AROUND] = brain & (labels == 0) & (depths["WT"] < AROUND_MM)
     for name, image in zip(names, images, strict=True):
         for label, mask in places.items():
             if np.count_nonzero(mask) < FEW:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from tumorfab import gate
 from tumorfab.metrics import REGIONS
 from tumorfab.score import COLUMNS, RUN
 from tumorfab.stage import InputError, read_json
@@ -93,3 +94,14 @@ def rejections(sets: Iterable[Path], draws: int) -> dict[str, Any]:
         "rejected": sorted(rejected.items(), key=lambda item: (-item[1], item[0])),
         "refused": sorted(refused.items(), key=lambda item: (-item[1], item[0])),
     }
+
+
+def gated(paths: Sequence[Path]) -> dict[str, Any]:
+    """What the quality gate decided on the refined samples of all sets: how many it `accepted` and
+    `rejected`, and the `reasons`, each as (reason, samples), the most frequent first."""
+    if not paths:
+        return {}
+    counts = pd.concat([gate.summary(path) for path in paths]).groupby("what")["samples"].sum()
+    accepted, rejected = counts.pop("accepted"), counts.pop("rejected")
+    reasons = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+    return {"accepted": int(accepted), "rejected": int(rejected), "reasons": reasons}

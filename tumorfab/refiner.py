@@ -43,27 +43,31 @@ def inside(labels: torch.Tensor) -> torch.Tensor:
     return (labels > 0).float()[:, None]
 
 
-def near(images: torch.Tensor, labels: torch.Tensor, reach: int) -> torch.Tensor:
-    """The tumour and the brain around it (images not 0 in every modality): (B, 1, I, J, K)."""
+def brain(images: torch.Tensor) -> torch.Tensor:
+    """Where images are not exactly 0 in every modality: (B, 1, I, J, K) bool."""
+    return (images != 0).any(1, keepdim=True)
+
+
+def near(labels: torch.Tensor, reach: int) -> torch.Tensor:
+    """The tumour and what is around it, brain or not: (B, 1, I, J, K), 0 or 1."""
     found = inside(labels)
     for axis in range(3):  # one axis after another: the work grows with the reach, not its cube
         size, padding = [1, 1, 1], [0, 0, 0]
         size[axis], padding[axis] = 2 * reach + 1, reach
         found = functional.max_pool3d(found, size, stride=1, padding=padding)
-    return found * (images != 0).any(1, keepdim=True)
+    return found
 
 
 def support(images: torch.Tensor, labels: torch.Tensor, reach: int) -> torch.Tensor:
     """Where the refiner may act: (B, 1, I, J, K) in 0..1, 1 in the tumour, falling at `reach` from
     it to exactly 0 one voxel further, and 0 outside the brain."""
     # A mean rather than a Gaussian: its reach is finite, so the outside stays exact.
-    soft = functional.avg_pool3d(near(torch.ones_like(images), labels, reach), 3, 1, 1)
-    return soft * (images != 0).any(1, keepdim=True)
+    return functional.avg_pool3d(near(labels, reach), 3, 1, 1) * brain(images)
 
 
 def places(images: torch.Tensor, labels: torch.Tensor, reach: int) -> torch.Tensor:
     """What is compared with its like: NCR, ED, ET and the brain around them, (B, 4, I, J, K)."""
-    around = near(images, labels, reach) * (1 - inside(labels))
+    around = near(labels, reach) * brain(images) * (1 - inside(labels))
     return torch.cat([one_hot(labels)[:, 1:], around], 1)
 
 

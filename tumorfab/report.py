@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from tumorfab import __version__, charts, figures, gate, outcomes, stage, tables, usage, views
+from tumorfab import __version__, charts, figures, outcomes, stage, tables, usage, views
 from tumorfab.ingest import read_subjects
 from tumorfab.metrics import REGIONS
 from tumorfab.page import render
@@ -157,7 +157,7 @@ def page(
             for path in _spread(sorted(args.samples), MOST_SAMPLES)
         ],
         rejections=outcomes.rejections(args.sets, args.draws),
-        gated=gated(args.gates),
+        gated=outcomes.gated(args.gates),
         realism=realism(args.realism),
         predictions=predictions(scores, runs, config),
         label_names={name: value for value, name in views.LABEL_NAMES.items()},
@@ -174,17 +174,6 @@ def folds(subjects: pd.DataFrame) -> list[Counter[str]]:
     roles = [role.split("/") for role in subjects["role"]]
     count = max(map(len, roles))
     return [Counter(each[fold % len(each)] for each in roles) for fold in range(count)]
-
-
-def gated(paths: list[Path]) -> dict[str, Any]:
-    """What the quality gate decided on the refined samples of all sets: how many it `accepted` and
-    `rejected`, and the `reasons`, each as (reason, samples), the most frequent first."""
-    if not paths:
-        return {}
-    counts = pd.concat([gate.summary(path) for path in paths]).groupby("what")["samples"].sum()
-    accepted, rejected = counts.pop("accepted"), counts.pop("rejected")
-    reasons = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
-    return {"accepted": int(accepted), "rejected": int(rejected), "reasons": reasons}
 
 
 def realism(path: Path | None) -> list[dict[str, Any]]:

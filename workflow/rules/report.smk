@@ -1,6 +1,7 @@
 # The scores of every run, the study's tables and its one page.
 ARMS = set(config["study"]["arms"])
 REFINING = bool(ARMS & {"tf", "tf_gated"})
+FOLDERS = expand(SETS, fold=range(len(FOLDS)), k=config["study"]["k"])
 MOST = max(config["study"]["n"]) * max(config["study"]["k"])
 # The page shows eight samples, spread over all.
 SHOWN = (
@@ -53,18 +54,8 @@ rule report:
         scores=[f"{R}/segment/{run}/scores.csv" for run in RUNS],
         histories=[f"{R}/segment/{run}/training.csv" for run in RUNS],
         samples=COARSE,
-        refiners=[
-            f"{R}/fold-{fold}_k-{k}/refiner/training.csv"
-            for fold in range(len(FOLDS))
-            for k in config["study"]["k"]
-            if REFINING
-        ],
-        gates=[
-            f"{R}/fold-{fold}_k-{k}/gate/tf.tsv"
-            for fold in range(len(FOLDS))
-            for k in config["study"]["k"]
-            if REFINING
-        ],
+        refiners=[f"{folder}/refiner/training.csv" for folder in FOLDERS if REFINING],
+        gates=[f"{folder}/gate/tf.tsv" for folder in FOLDERS if REFINING],
         subjects=rules.ingest.output.subjects,
         skipped=rules.ingest.output.skipped,
     output:
@@ -102,20 +93,7 @@ rule report:
         gates=lambda wildcards, input: (
             ["--gates", *input.gates] if input.gates else ""
         ),
-        sets=(
-            [
-                "--sets",
-                *[
-                    f"{R}/fold-{fold}_k-{k}"
-                    for fold in range(len(FOLDS))
-                    for k in config["study"]["k"]
-                ],
-                "--draws",
-                DRAWS,
-            ]
-            if COARSE
-            else ""
-        ),
+        sets=(["--sets", *FOLDERS, "--draws", DRAWS] if COARSE else ""),
         realism=(
             f"--realism {R}/realism.json" if Path(f"{R}/realism.json").exists() else ""
         ),
