@@ -58,12 +58,13 @@ def fold_rows(args: argparse.Namespace, number: int, fold: Fold) -> Iterator[dic
         own = loaded([Path(str(files["image"]).format(m)) for m in args.modality])
         yield row("real", fold.test[0], own, truth)
         for sidecar in refinement.coarse_samples(args, number, fold)[:: refinement.EVERY]:
-            references = samples.references(stage.read_json(sidecar))
+            record = stage.read_json(sidecar)
             labels = load_on(samples.dseg(sidecar), grid, labels=True)
             images = loaded([samples.image(sidecar, m) for m in args.modality])
             yield row("coarse", sidecar.stem, images, labels)
-            pairs = [references[m] for m in args.modality]
-            changed = refine.refine(generator, images, labels, pairs, grid.spacing)
+            pairs = [record["reference"][m] for m in args.modality]
+            contrasts = samples.contrasts(record, args.modality)
+            changed = refine.refine(generator, images, labels, pairs, contrasts, grid.spacing)
             yield row("refined", sidecar.stem, changed, labels)
 
 

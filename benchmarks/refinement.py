@@ -80,12 +80,12 @@ def synthetic(args: argparse.Namespace, sidecar: Path, generators: dict[str, Any
         for path in (samples.dseg(sidecar), files["brain"], files["ventricles"])
     )
     images = {m: load_on(samples.image(sidecar, m), grid) for m in args.modality}
-    references, native = record["reference"], samples.references(record)
+    references = record["reference"]
     for name, generator in generators.items():
         ours = [name] if name else args.modality
-        changed = refine.refine(
-            generator, [images[m] for m in ours], labels, [native[m] for m in ours], grid.spacing
-        )
+        coarse, pairs = [images[m] for m in ours], [references[m] for m in ours]
+        contrasts = samples.contrasts(record, ours)
+        changed = refine.refine(generator, coarse, labels, pairs, contrasts, grid.spacing)
         images |= dict(zip(ours, changed, strict=True))
     relative = {m: (image - references[m][0]) / references[m][1] for m, image in images.items()}
     donor = "+".join(record["donors"])

@@ -25,7 +25,6 @@ from tumorfab import (
     samples,
     stage,
 )  # fmt: skip
-from tumorfab.contrast import Reference
 from tumorfab.networks import backbone
 from tumorfab.stage import InputError
 from tumorfab.volume import load, load_labels, save
@@ -290,8 +289,7 @@ def test_a_copy_beside_another_tumour_is_found():
     labels = np.concatenate([two.labels, one.labels])
     both = {m: np.concatenate([others[m], images[m]]).astype(np.float32) for m in images}
     known = {"A-0": likeness.core(one, list(images))}
-    unit = dict.fromkeys(images, Reference(0, 1))
-    found = appraise.most_alike(both, labels, unit, known, shapes.grid(2, *labels.shape))
+    found = appraise.most_alike(both, labels, known, shapes.grid(2, *labels.shape))
     assert (found.name, found.dice) == ("A-0", 1)
     assert found.correlation > 0.99
 

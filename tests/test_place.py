@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from tumorfab import bank, draw, place, samples, sites, stage
 from tumorfab.bank import Bank
+from tumorfab.contrast import as_donated
 from tumorfab.draw import Draw, MisfitError, Tumour
 from tumorfab.shape import Pose
 from tumorfab.stage import InputError, read_json
@@ -194,16 +195,17 @@ def test_contrast_is_by_how_much_a_core_differs_from_white_matter_and_can_be_und
     )
     deep = ndimage.binary_erosion(core_of(plain.labels), iterations=2)
     assert deep.sum() > 20
-    pairs = {m: [r.centre, r.scale] for m, r in host.references.items()}
-    known = samples.references({"reference": pairs, "draw": {"tumours": [{"contrast": factors}]}})
-    for modality, factor in factors.items():
+    known = samples.contrasts({"draw": {"tumours": [{"contrast": factors}]}}, list(factors))
+    assert known == pytest.approx(list(factors.values()))
+    donated = as_donated(varied.labels, known, host.grid.spacing)
+    far = ndimage.distance_transform_edt(varied.labels == 0, sampling=host.grid.spacing) > 12
+    assert (donated[:, far] == 1).all()
+    for (modality, factor), by in zip(factors.items(), donated, strict=True):
         one, other = (
             host.references[modality].relative(x.images[modality])[deep] for x in (plain, varied)
         )
         np.testing.assert_allclose(other, factor * one, atol=0.02)
-        centre, scale = known[modality]
-        undone = (varied.images[modality][deep] - centre) / scale
-        np.testing.assert_allclose(undone, one, atol=0.02)
+        np.testing.assert_allclose(other * by[deep], one, atol=0.05)
     drawn = made(cohort, contrast=[0.5, 2.0]).draw.tumours[0].contrast
     assert set(drawn) == set(toy.MODALITIES)
     assert all(0.5 <= factor <= 2 for factor in drawn.values())

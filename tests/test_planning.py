@@ -43,8 +43,8 @@ def test_no_command_is_longer_than_linux_lets_it_be(printed: str) -> None:
 
 
 def test_all_samples_of_the_largest_run_are_asked_for(printed: str) -> None:
-    (block,) = re.findall(r"^rule train_refiner:\n(.*?)\n\n", printed, re.M | re.S)
-    assert len(set(re.findall(r"\S+_desc-coarse\d+\.json", block))) == HOSTS * DRAWS
+    blocks = re.findall(r"^rule refine_\d+:\n(.*?)\n\n", printed, re.M | re.S)
+    assert len(set(re.findall(r"\S+_desc-coarse\d+\.json", "".join(blocks)))) == HOSTS * DRAWS
 
 
 def test_asking_writes_no_list(printed: str, folder: Path) -> None:

@@ -113,8 +113,9 @@ def test_synthetic_tumours_come_from_training_cases_and_look_like_them(results):
         }
         image = load(sidecar.with_name(f"{sidecar.stem}_T1w.nii.gz")).data
         labels = load_labels(sidecar.with_name(f"{sidecar.stem}_dseg.nii.gz")).data
-        centre, scale = samples.references(record)["T1w"]
-        relative = (image - centre) / scale
+        centre, scale = record["reference"]["T1w"]
+        (contrast,) = samples.contrasts(record, ["T1w"])
+        relative = (image - centre) / scale / contrast
         rois = [roi for donor in donors for roi in bank[f"sub-{donor}"]["rois"]]
         for value, name in ((1, "NCR"), (2, "ED"), (3, "ET")):
             inside = relative[labels == value]

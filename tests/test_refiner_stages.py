@@ -1,5 +1,6 @@
 """Training and inference of the refiner on the toy cohort."""
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ from tumorfab.volume import load
 PARAMS = {"steps": 30, "encoder_steps": 30, "batch": 2, "patch": 16, "channels": 4,
           "learning_rate": 3e-3, "adversarial": 0.1, "classes": 0.1, "perceptual": 0.5,
           "content": 1.0, "validate_every": 10, "patience": 100, "compile": False,
-          "encoder": ""}  # fmt: skip
+          "encoder": "", "lessons": 0}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +111,12 @@ def test_the_refiner_is_the_one_that_came_nearest_to_real_tumours(results, train
 def coarse_distance(results):
     """Distance of the held-out coarse sample (the last one) from the real cases, unrefined."""
     parts = []
-    for images, dseg, references in (
+    for images, dseg, references, contrasts in (
         *((case_images(results, d), case_dseg(results, d), read_json(
-            results / f"bank/sub-{d}_rois.json")["reference"]) for d in ("A1", "A2")),
+            results / f"bank/sub-{d}_rois.json")["reference"], []) for d in ("A1", "A2")),
         sample_parts(sidecars(results)[-1]),
     ):  # fmt: skip
-        case = train_refiner.load_case(images, dseg, references, 16)
+        case = train_refiner.load_case(images, dseg, references, 16, contrasts)
         goal = train_refiner.Goal([], [], toy.MODALITIES, toy.GRID.spacing)
         near = train_refiner.near(case, toy.GRID.spacing)
         parts.append(goal.measured(near, None))
@@ -134,7 +135,9 @@ def case_dseg(results, donor):
 def sample_parts(sidecar):
     sidecar = Path(sidecar)
     images = {m: samples.image(sidecar, m) for m in toy.MODALITIES}
-    return images, samples.dseg(sidecar), samples.references(read_json(sidecar))
+    record = read_json(sidecar)
+    contrasts = samples.contrasts(record, toy.MODALITIES)
+    return images, samples.dseg(sidecar), record["reference"], contrasts
 
 
 def test_an_encoder_of_an_earlier_training_guides(results, trained, tmp_path):
@@ -203,7 +206,68 @@ def test_tumour_free_samples_teach_nothing(results, tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
     with pytest.raises(InputError, match=r"place.tumour_free: no sample has a tumour .* lower it"):
         train(results, tmp_path / "none", samples=free, **short)
+    with pytest.raises(
+        InputError, match=r"refiner.lessons: no sample has a tumour .* to 0, to learn"
+    ):
+        train(results, tmp_path / "none", samples=free, **short, lessons=8)
     assert not (tmp_path / "none/refiner.pt").exists()
+
+
+def test_a_tumour_that_the_host_keeps_is_not_learned_as_a_synthetic_one(results, tmp_path):
+    toy.make_samples(results, tmp_path, "A1", ("A1", "A2"), 1, patient="kept")
+    (sidecar,) = tmp_path.glob("*.json")
+    own = load(case_dseg(results, "A1")).data > 0
+    labels = load(samples.dseg(sidecar)).data
+    assert (labels[own] > 0).all()
+    assert (labels[~own] > 0).any()
+    args = argparse.Namespace(
+        samples=[sidecar], donor=["A1", "A2"], modality=toy.MODALITIES, label=toy.LABEL,
+        results=results, params=PARAMS,
+    )  # fmt: skip
+    (case,) = train_refiner.read_coarse(args, tmp_path / "cache")
+    wide = toy.ndimage.binary_dilation(own, iterations=2)
+    assert np.count_nonzero(case.labels) == np.count_nonzero(labels[~wide]) > 0
+
+
+def test_the_refiner_is_shown_tumours_in_the_contrast_of_their_donors(results):
+    images, dseg, references, _ = sample_parts(sidecars(results)[0])
+    contrasts = [1.5, 0.7]
+    labels, volumes = load(dseg).data, [load(images[m]).data for m in toy.MODALITIES]
+    seen = []
+
+    class Louder(torch.nn.Module):
+        """Adds a tenth of what it is shown."""
+
+        def __init__(self):
+            super().__init__()
+            self.somewhere = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x, y):
+            seen.append(x[0].numpy())
+            return 1.1 * x
+
+    pairs = [references[m] for m in toy.MODALITIES]
+    refined = refine.refine(Louder(), volumes, labels, pairs, contrasts, toy.GRID.spacing)
+    where = judge.window(labels, toy.GRID.spacing)
+    deep = toy.ndimage.binary_erosion(labels > 0, iterations=2)[where]
+    far = toy.ndimage.distance_transform_edt(labels == 0, sampling=4.0)[where] > 12
+    brain = volumes[0][where] != 0
+    assert deep.any()
+    assert (far & brain).any()
+    sizes = tuple(slice(0, n) for n in deep.shape)
+    for shown, volume, result, (centre, scale), contrast_ in zip(
+        seen[0], volumes, refined, pairs, contrasts, strict=True
+    ):
+        relative = (volume[where] - centre) / scale
+        # The edge of a tumour is soft: 4 voxels of 4 mm inside it is all the donors'.
+        np.testing.assert_allclose(
+            shown[sizes][deep], relative[deep] / contrast_, rtol=0.15, atol=1e-4
+        )
+        np.testing.assert_allclose(shown[sizes][far & brain], relative[far & brain], atol=1e-4)
+        # What it adds is in the contrast of the sample again.
+        np.testing.assert_allclose(
+            (result[where] - volume[where])[brain] / scale, 0.1 * relative[brain], atol=1e-3
+        )
 
 
 def test_divergence_is_said(results, tmp_path):

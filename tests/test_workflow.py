@@ -39,7 +39,7 @@ TINY: dict[str, Any] = {
     "split": {"train": 2, "validation": 1},
     "study": {"arms": ["real", "coarse", "tf"], "k": [2], "n": [1], "seeds": [0]},
     "preprocess": {"min_correlation": 0.5},
-    "refiner": {"steps": 6, "encoder_steps": 6, "patch": 16, "channels": 4},
+    "refiner": {"steps": 6, "encoder_steps": 6, "lessons": 2, "patch": 16, "channels": 4},
     "segment": {"steps": 10, "patch": 16, "channels": 4, "validate_every": 5},
 }
 # The same scans as folders of files, the arms without the refiner left out.
@@ -55,6 +55,7 @@ TRAIN, VALIDATION, TEST = ("TF00004", "TF00001"), ("TF00002",), ("TF00003",)
 ANNOTATED = (*TRAIN, *VALIDATION, *TEST)
 SHARDS = sorted({plan.shard(subject, 2) for subject in (*HOSTS, *ANNOTATED)})
 BATCHES = sorted({plan.shard(host, 16) for host in HOSTS})
+LESSONS = [f"lessons_{i}" for i in sorted({plan.shard(case, 16) for case in TRAIN})]
 RUNS = (
     "arm-real_k-2_n-0_fold-0_seed-0",
     "arm-coarse_k-2_n-1_fold-0_seed-0",
@@ -196,7 +197,13 @@ def expected() -> set[str]:
         jobs |= {f"demo_annotated/{source}", f"standardise/{subject}"}
         paths |= {f"demo/annotated/{source}/{source}-{end}.nii.gz" for end in ("t1n", "t2w", "seg")}
         paths |= {f"sub-{subject}/anat/sub-{subject}_{space}_dseg.nii.gz"}
+    jobs |= {f"lessons/{name}" for name in LESSONS}
     for subject in TRAIN:
+        for number in range(2):
+            stem = f"sub-{subject}_{space}_desc-coarse{number:03d}"
+            stem = f"fold-0_k-2/refiner/sub-{subject}/anat/{stem}"
+            paths |= {f"{stem}{end}.nii.gz" for end in ("_T1w", "_T2w", "_dseg")}
+            paths |= {f"{stem}.json"}
         paths |= {f"bank/sub-{subject}_rois.{end}" for end in ("npz", "json")}
     for subject in (*HOSTS, *ANNOTATED):
         jobs |= {f"preprocess/{subject}"}
@@ -225,7 +232,7 @@ def expected() -> set[str]:
         paths |= {f"segment/{run}/tensorboard/events.out.tfevents"}
     paths |= {f"report/{name}" for name in ("index.html", "dice.csv", "summary.csv", "table.txt")}
     paths |= {f"qc/{name}" for name in ("index.html", "viewer.html", "metrics.tsv")}
-    sharded = re.compile(r"(mosaic|standardise|place|refine|appraise)/\w+_\d+$")
+    sharded = re.compile(r"(mosaic|standardise|place|lessons|refine|appraise)/\w+_\d+$")
     lists = {job for job in jobs if sharded.match(job)} | {f"segment/{run}" for run in RUNS}
     paths |= {f"lists/{job}.txt" for job in lists | {"train_refiner/fold-0_k-2"}}
     paths |= {f"logs/{job}.log" for job in jobs} | {f"benchmarks/{job}.tsv" for job in jobs}
@@ -318,7 +325,8 @@ def test_a_setting_runs_the_stages_that_it_concerns(study: Study) -> None:
     study.configure({**TINY, "place": {"rotation_deg": 20}})
     try:
         assert study.planned() == {
-            **{f"place_{i}": 1 for i in BATCHES}, "train_refiner": 1, "refine_1": 1,
+            **{f"place_{i}": 1 for i in BATCHES}, **dict.fromkeys(LESSONS, 1),
+            "train_refiner": 1, "refine_1": 1,
             "appraise_tf_1": 1, "gate": 1, "segment": 2, "score": 2, "report": 1, "all": 1,
         }  # fmt: skip
     finally:

@@ -93,11 +93,13 @@ def make_samples(
     host: str = "H1",
     donors: tuple[str, ...] = ("A1", "A2"),
     draws: int = 2,
+    patient: str = "",
     **params: Any,
 ) -> None:
     """Run the placement stage: coarse samples of one host, written to `out`."""
     place.main(
         ["--host", host, "--anat", str(results / f"sub-{host}/anat"), "--donor", *donors,
          "--bank", str(results / "bank"), "--draws", str(draws), "--seed", "7", "--label", LABEL,
-         "--modality", *MODALITIES, "--params", json.dumps(PLACE | params), "--out", str(out)]
+         "--modality", *MODALITIES, "--params", json.dumps(PLACE | params), "--out", str(out),
+         *(["--patient", patient] if patient else [])]
     )  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from tumorfab import bank, checkpoint, gpu, judge, likeness, metrics, refiner, roi, samples, stage
-from tumorfab.contrast import Reference, tissue_relative
+from tumorfab.contrast import Reference, as_donated, tissue_relative
 from tumorfab.gate import SCORES, write
 from tumorfab.likeness import Core, Match
 from tumorfab.networks import settled
@@ -64,14 +64,12 @@ def load_critic(
 
 
 def most_alike(
-    images: dict[str, Image],
-    labels: Labels,
-    references: dict[str, Reference],
-    known: dict[str, Core],
-    grid: Grid,
+    images: dict[str, Image], labels: Labels, known: dict[str, Core], grid: Grid
 ) -> Match | None:
-    """The match of the tumour in a sample that is most like a known one."""
-    found = roi.extract("", images, labels, references, dict.fromkeys(images, 1.0), grid)
+    """The match of the tumour in a sample that is most like a known one; `images` by modality,
+    tissue-relative."""
+    as_they_are = dict.fromkeys(images, Reference(0.0, 1.0))
+    found = roi.extract("", images, labels, as_they_are, dict.fromkeys(images, 1.0), grid)
     left_right = int(np.abs(grid.affine[0, :3]).argmax())
     matches = [
         likeness.nearest(likeness.core(tumour, list(images)), known, left_right)
@@ -97,12 +95,11 @@ def appraised(
     where = judge.window(labels, grid.spacing)
     labels = np.ascontiguousarray(labels[where])
     images = {m: load_on(samples.image(sidecar, m), grid)[where] for m in modalities}
-    native = samples.references(record)
-    pairs = {m: native[m] for m in modalities}
-    relative = tissue_relative(list(images.values()), list(pairs.values()))
+    relative = tissue_relative(list(images.values()), [record["reference"][m] for m in modalities])
+    donated = as_donated(labels, samples.contrasts(record, modalities), grid.spacing)
+    relative = [image * by for image, by in zip(relative, donated, strict=True)]
     row |= critic.scores(np.stack(relative), labels)
-    references = {m: Reference(*pair) for m, pair in pairs.items()}
-    match = most_alike(images, labels, references, known, grid)
+    match = most_alike(dict(zip(modalities, relative, strict=True)), labels, known, grid)
     if match:
         row |= {"nearest": match.name, "dice": match.dice, "correlation": match.correlation}
     return row | judge.measures(relative, modalities, labels, grid.spacing)

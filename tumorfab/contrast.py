@@ -10,6 +10,7 @@ anywhere; measured by that of white matter and ventricles they had less contrast
 after normalisation, and a network trained on them found patients' tumours worse.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,8 @@ SURE = 0.7
 FINE_MM = 6.0
 # Tissue this near (mm) to a tumour is infiltrated or displaced: it must not set the reference.
 NEAR_MM = 5.0
+# Width (mm, standard deviation) of the edge across which a tumour's contrast changes.
+SOFT_MM = 2.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,20 @@ def tissue_relative(images: list[Image], references: list[list[float]]) -> list[
         np.where(brain, Reference(*pair).relative(image), 0).astype(np.float32)
         for image, pair in zip(images, references, strict=True)
     ]
+
+
+def as_donated(
+    labels: Labels, factors: Sequence[float], spacing: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """What tissue-relative images of a synthetic sample are to be multiplied by so that its tumours
+    have the contrast of their donors, as real ones do, and the brain keeps its own: (M, I, J, K).
+
+    Neither refiner nor gate may take for a fault what `place.contrast` varied by `factors`
+    (`samples.contrasts`). Smooth across the edge of the `labels` (I, J, K); `spacing` in mm.
+    """
+    inside = ndimage.gaussian_filter((labels > 0).astype(np.float32), SOFT_MM / spacing)
+    by = 1 / np.array(factors, np.float32)[:, None, None, None]
+    return np.asarray(1 + inside * (by - 1), np.float32)
 
 
 def grain(image: Image, mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> float:

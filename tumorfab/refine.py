@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tumorfab import __version__, checkpoint, gpu, judge, refiner, samples, stage
-from tumorfab.contrast import tissue_relative
+from tumorfab.contrast import as_donated, tissue_relative
 from tumorfab.files import sha256
 from tumorfab.networks import settled
 from tumorfab.volume import Image, Labels, lattice, load_grid, load_on, save
@@ -35,15 +35,19 @@ def refine(
     images: list[Image],
     labels: Labels,
     references: list[list[float]],
+    contrasts: list[float],
     spacing: NDArray[np.float64],
 ) -> list[Image]:
-    """Refine one sample. `images` per modality (I, J, K) in image units; `labels` (I, J, K) of
-    `spacing` (mm). One without a tumour has nothing to refine."""
+    """Refine one sample. `images` per modality (I, J, K) in image units, `references` their
+    [centre, scale], `contrasts` by how much their tumours' contrast was varied
+    (`samples.contrasts`); `labels` (I, J, K) of `spacing` (mm). One without a tumour has nothing to
+    refine."""
     if not labels.any():
         return images
     window = judge.window(labels, spacing)
     relative = np.stack(tissue_relative([image[window] for image in images], references))
-    change = refiner.change(generator, relative, labels[window])
+    donated = as_donated(labels[window], contrasts, spacing)
+    change = refiner.change(generator, relative * donated, labels[window]) / donated
     refined = []
     for image, residual, (_, scale) in zip(images, change, references, strict=True):
         limit = 32767 * lattice(image)  # what the file holds without moving the other voxels
@@ -82,9 +86,9 @@ def main(argv: list[str] | None = None) -> None:
             grid = load_grid(samples.dseg(sidecar))
             labels = load_on(samples.dseg(sidecar), grid, labels=True)
             images = [load_on(samples.image(sidecar, m), grid) for m in args.modality]
-            native = samples.references(record)
-            references = [native[m] for m in args.modality]
-            changed = refine(generator, images, labels, references, grid.spacing)
+            references = [record["reference"][m] for m in args.modality]
+            contrasts = samples.contrasts(record, args.modality)
+            changed = refine(generator, images, labels, references, contrasts, grid.spacing)
             for modality, image in zip(args.modality, changed, strict=True):
                 save(samples.image(refined, modality), image, grid.affine)
             save(samples.dseg(refined), labels, grid.affine)

@@ -49,15 +49,11 @@ def refined(sidecar: Path) -> Path:
     return sidecar.with_name(sidecar.name.replace("_desc-coarse", "_desc-tf"))
 
 
-def references(record: dict[str, Any]) -> dict[str, list[float]]:
-    """Centre and scale by modality in which the tumours of a coarse or refined sample have the
-    contrast of their donors, as real ones do: what `place.contrast` did is undone, so that neither
-    refiner nor gate takes it for a fault. With several tumours, on average."""
+def contrasts(record: dict[str, Any], modalities: Sequence[str]) -> list[float]:
+    """By what factor (`place.contrast`) the tumours of a coarse or refined sample differ from white
+    matter more than their donors' do, per modality. With several tumours, on average."""
     drawn = [t.get("contrast", {}) for t in record["draw"]["tumours"]]
-    return {
-        m: [centre, scale * geometric_mean([d.get(m, 1.0) for d in drawn] or [1.0])]
-        for m, (centre, scale) in record["reference"].items()
-    }
+    return [geometric_mean([d.get(m, 1.0) for d in drawn] or [1.0]) for m in modalities]
 
 
 def accepted(table: Path, sidecars: Sequence[Path]) -> list[Path]:

@@ -8,6 +8,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch.utils.tensorboard import SummaryWriter
 
 from tumorfab import bank, checkpoint, gpu, judge, patches, refiner, samples, stage
-from tumorfab.contrast import tissue_relative
+from tumorfab.contrast import as_donated, tissue_relative
 from tumorfab.patches import Case
 from tumorfab.players import Players
 from tumorfab.volume import box, load_grid, load_on
@@ -30,16 +32,28 @@ HELD_OUT = 5
 
 
 def load_case(
-    images: dict[str, Path], dseg: Path, references: dict[str, list[float]], edge: int
+    images: dict[str, Path],
+    dseg: Path,
+    references: dict[str, list[float]],
+    edge: int,
+    contrasts: Sequence[float] = (),
+    kept: Path | None = None,
 ) -> Case:
-    """A case around its tumours, tissue-relative, background exactly 0."""
+    """A case around its tumours, tissue-relative, background exactly 0. A synthetic one has the
+    contrast of its donors if `contrasts` tell it; the host's own tumour, whose label map is `kept`,
+    is not one of its tumours."""
     grid = load_grid(dseg)
     labels = load_on(dseg, grid, labels=True)
+    if kept:
+        # Wider than it was: the new tumour's mass effect can have moved it.
+        own = ndimage.binary_dilation(load_on(kept, grid, labels=True) > 0, iterations=2)
+        labels = np.where(own, 0, labels).astype(np.uint8)
     volumes = [load_on(path, grid) for path in images.values()]
-    relative = tissue_relative(volumes, [references[m] for m in images])
+    relative = np.stack(tissue_relative(volumes, [references[m] for m in images]))
     if not labels.any():
         raise stage.InputError(f"{dseg}: holds no tumour; make it again")
-    return Case.cropped(dseg.name, relative, labels, box(labels > 0, edge))
+    relative *= as_donated(labels, contrasts or [1.0] * len(images), grid.spacing)
+    return Case.cropped(dseg.name, list(relative), labels, box(labels > 0, edge))
 
 
 def near(case: Case, spacing: NDArray[np.float64]) -> Case:
@@ -69,11 +83,21 @@ def read_coarse(args: argparse.Namespace, cache: Path) -> list[Case]:
         if record["draw"]["tumour_free"]:
             continue
         images = {m: samples.image(sidecar, m) for m in args.modality}
-        references = samples.references(record)
-        case = load_case(images, samples.dseg(sidecar), references, args.params["patch"])
+        host, kept = record["host"], None
+        if record["host_tumour"] == "kept":  # it is real: nothing to tell from real ones
+            kept = bank.case_files(args.results / f"sub-{host}" / "anat", host, args.label)["dseg"]
+        case = load_case(
+            images, samples.dseg(sidecar), record["reference"], args.params["patch"],
+            samples.contrasts(record, args.modality), kept,
+        )  # fmt: skip
         coarse.append(case.mapped(cache))
     if not coarse:
-        raise stage.InputError("place.tumour_free: no sample has a tumour to learn from; lower it")
+        raise stage.InputError(
+            "refiner.lessons: no sample has a tumour to learn from: no training case has room for "
+            "one; set it to 0, to learn from the samples of the study"
+            if args.params["lessons"]
+            else "place.tumour_free: no sample has a tumour to learn from; lower it"
+        )
     return coarse
 
 

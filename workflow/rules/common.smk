@@ -58,6 +58,12 @@ SETS = (
 ENV = "../../envs/tumorfab.yaml"
 
 
+# Lessons for the refiner have their donors' contrast and are wherever a training case has room.
+LESSON = dict(
+    table="", tumour_free=0, region="any", side="any", site_mni_mm=[], contrast=[1, 1]
+)
+
+
 # Each job of a running workflow reads these files again. Of the rules that name the files of many
 # subjects it needs none but those that Snakemake lets it run.
 ALLOWED = plan.allowed_rules(sys.argv)
@@ -83,15 +89,17 @@ def batches(kind, members, count):
             yield f"{kind}_{number}", part
 
 
-def sets(kind, count):
-    """The same for what is made of hosts, for every fold and k: name, fold, k and hosts of each rule.
+def sets(kind, count, training=False):
+    """The same for what is made of hosts, or of training cases, for every fold and k: name, fold, k
+    and hosts of each rule.
 
     Nothing in the names of their outputs is a wildcard: Snakemake finds a file's rule by what
     precedes the first one, and asked all of them about every file.
     """
     made = [(fold, k) for fold in range(len(FOLDS)) for k in config["study"]["k"]]
     for i, (fold, k) in enumerate(made):
-        for number, hosts in plan.batches(HOSTS[fold], count).items():
+        members = FOLDS[fold].train[:k] if training else HOSTS[fold]
+        for number, hosts in plan.batches(members, count).items():
             name = f"{kind}_{i * count + number}"
             if not ALLOWED or name in ALLOWED:
                 yield name, fold, k, hosts
@@ -125,9 +133,9 @@ onstart:  # not earlier: a dry run needs no lock, and whether it is one shows on
     workflow.scheduler.job_rate_limiter = None
 
 
-def section(name):
+def section(name, **changes):
     """One section of the config as JSON whose bytes do not depend on the order of its keys."""
-    return json.dumps(config[name], sort_keys=True)
+    return json.dumps({**config[name], **changes}, sort_keys=True)
 
 
 def scans(subject):
@@ -218,6 +226,37 @@ def drawn(kind, fold, k, hosts):
     ]
 
 
+def lesson_sets():
+    """Name, fold, k and training cases of each rule that makes lessons for the refiner."""
+    wanted = config["refiner"]["lessons"] > 0
+    return (
+        sets("lessons", config["compute"]["batches"], training=True) if wanted else []
+    )
+
+
+def lesson_arguments(fold, k, hosts):
+    """What differs from one training case to the next that hosts lessons."""
+    # Kept: a healed brain is resampled where the tumour was, and that would be learned, too.
+    return place_arguments(f"{R}/fold-{fold}_k-{k}/refiner", hosts, "kept")
+
+
+def lessons(fold, k, hosts):
+    """Sidecars of the coarse samples in training cases that the refiner learns from."""
+    return [
+        f"{R}/fold-{fold}_k-{k}/refiner/sub-{host}/anat/{samples.stem(host, S, 'coarse', number)}.json"
+        for host in hosts
+        for number in range(config["refiner"]["lessons"])
+    ]
+
+
+def learned(wildcards):
+    """Sidecars of all samples that the refiner of a job learns from."""
+    fold, k = wildcards.fold, wildcards.k
+    return lessons(fold, k, donors(wildcards)) or sidecars(
+        "coarse", fold, k, max(config["study"]["n"])
+    )
+
+
 def licensed(option, chosen):
     """Arguments that name subjects and their licences."""
     return [part for s in chosen for part in (option, s, subjects[s]["licence"])]
@@ -228,13 +267,14 @@ def appraised(kind, fold, k, number):
     return f"{R}/fold-{fold}_k-{k}/gate/{kind}_shard-{number}.tsv"
 
 
-def place_arguments(fold, k, hosts):
-    """What differs from host to host."""
+def place_arguments(folder, hosts, patients=config["place"]["patients"]):
+    """What differs from host to host. Samples are written below `folder`; `patients` tells what
+    becomes of a patient's own tumour."""
     return [
         f"--host {host} --anat {shlex.quote(f'{R}/sub-{host}/anat')}"
-        f" --out {shlex.quote(f'{R}/fold-{fold}_k-{k}/sub-{host}/anat')}"
+        f" --out {shlex.quote(f'{folder}/sub-{host}/anat')}"
         f" --licence {shlex.quote(subjects[host]['licence'])}"
-        + (f" --patient {config['place']['patients']}" if host in ANNOTATED else "")
+        + (f" --patient {patients}" if host in ANNOTATED else "")
         for host in hosts
     ]
 

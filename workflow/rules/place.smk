@@ -63,8 +63,11 @@ for place_rule, fold, k, hosts in sets("place", config["compute"]["batches"]):
             seed=config["seed"],
             draws=DRAWS,
             donors=FOLDS[fold].train[:k],
-            hosts=place_arguments(fold, k, hosts),
-            each=listed(f"place/{place_rule}", place_arguments(fold, k, hosts)),
+            hosts=place_arguments(f"{R}/fold-{fold}_k-{k}", hosts),
+            each=listed(
+                f"place/{place_rule}",
+                place_arguments(f"{R}/fold-{fold}_k-{k}", hosts),
+            ),
             bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
         shell:
             "python -m tumorfab.batch place --each {params.each} --bank {params.bank}"
