@@ -93,8 +93,9 @@ def synthetic(args: argparse.Namespace, sidecar: Path, generators: dict[str, Any
 
 
 def measured(tumour: Tumour, seed: int) -> Measured:
-    """What `realism` measures, and the look of the tissue within 8 mm around the tumour; its
-    gradient is in units of that far from it."""
+    """What `realism` measures, and how the tissue within 8 mm around the tumour differs from that
+    far from it in the same brain: brains of two scanners differ everywhere, which is not a
+    tumour's doing, and nothing that a refiner could or should mend."""
     found = realism.measured(tumour, seed)
     depth = signed_distance(tumour.labels > 0, tumour.spacing)
     safe = ndimage.binary_erosion(tumour.brain, iterations=2)
@@ -102,6 +103,7 @@ def measured(tumour: Tumour, seed: int) -> Measured:
     features = dict(found.features)
     for modality, image in tumour.images.items():
         look = texture.first_order(image[around]) | texture.cooccurrence(image, around)
+        look = {name: value - features[f"{modality} far {name}"] for name, value in look.items()}
         slope = texture.gradient(image, tumour.spacing)
         look["gradient"] = float(np.log(slope[around].mean() / slope[far].mean()))
         features |= {f"{modality} around {name}": value for name, value in look.items()}
@@ -142,6 +144,13 @@ def coarse_samples(args: argparse.Namespace, number: int, fold: Fold) -> list[Pa
     return sorted(folder.glob("sub-*/anat/*_desc-coarse*.json"))
 
 
+def lessons(args: argparse.Namespace, number: int, fold: Fold) -> list[Path]:
+    """Sidecars of what a fold's refiner learns from; without lessons the study's samples."""
+    folder = args.results / f"fold-{number}_k-{len(fold.train)}" / "refiner"
+    found = sorted(folder.glob("sub-*/anat/*_desc-coarse*.json"))
+    return found or coarse_samples(args, number, fold)
+
+
 def cohort(args: argparse.Namespace, number: int, fold: Fold, name: str) -> list[Measured]:
     """The samples of a fold, coarse or refined by a variant, measured; from `--out` if there."""
     kept = args.out / f"fold-{number}" / name.replace(" ", "_").replace("/", "_")
@@ -149,7 +158,7 @@ def cohort(args: argparse.Namespace, number: int, fold: Fold, name: str) -> list
         sidecars, generators = coarse_samples(args, number, fold), {}
         if name != "coarse":
             params = args.refiner | variants(args.modality)[name]
-            generators = trained(args, fold.train, sidecars, params, kept)
+            generators = trained(args, fold.train, lessons(args, number, fold), params, kept)
         tumours = (synthetic(args, sidecar, generators) for sidecar in sidecars[::EVERY])
         found = [measured(tumour, args.seed) for tumour in tumours]
         with stage.atomic(kept / "measured.pkl") as temporary:

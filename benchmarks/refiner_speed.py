@@ -28,6 +28,7 @@ from tumorfab.networks import settled
 from tumorfab.players import Players
 
 MODALITIES = 4
+CASES = 8  # real ones
 GRID = (240, 240, 155)
 SPACING = np.ones(3)  # mm
 RADII = (46, 50, 40)  # voxels of 1 mm: half axes of a large whole tumour
@@ -72,7 +73,8 @@ def stepper(
     """One training step of all players in a mode."""
     layout, mixed, compiled = MODES[mode]
     torch.manual_seed(0)
-    players = Players.new(MODALITIES, params | {"compile": compiled}, judge.reach(SPACING), device)
+    params = params | {"compile": compiled}
+    players = Players.new(MODALITIES, params, judge.reach(SPACING), CASES, device)
     for part in (players.encoder, players.generator, players.discriminator):
         part.to(memory_format=layout)
     plain = nullcontext() if mixed else mock.patch.object(refiner, "fast", _plain)

@@ -160,9 +160,10 @@ def test_statistics_are_zero_for_the_real_thing_and_grow_with_the_gap(ball):
             + (0.3 + 0.2 * grain) * torch.randn(24, 8, *labels.shape[1:])
         )
 
-    statistics = refiner.ClassStatistics([8])
+    statistics = refiner.ClassStatistics([8], cases=10**6)  # whose mean is certain
     for _ in range(20):
         statistics.update([tumours(0.5)], places)
+        statistics.update([tumours(0.5) - 1], places, coarse=True)
     real = tumours(0.5)
     gaps = {
         "same": real,
@@ -178,6 +179,27 @@ def test_statistics_are_zero_for_the_real_thing_and_grow_with_the_gap(ball):
     assert found["all alike"] > found["same"] + 0.1
     assert found["around"] > found["same"] + 0.1
     assert found["background"] == pytest.approx(found["same"], abs=1e-4)
+
+
+def test_what_few_cases_cannot_tell_is_left_as_it_is_in_coarse_tumours(ball):
+    labels = ball[1][:1].expand(8, -1, -1, -1)
+    places = refiner.places(torch.ones(8, 1, 32, 32, 32), labels, 1)
+    # Two features of no texture: the real mean is 0, from patch to patch it differs by 1.
+    own = torch.tensor([1.0, -1.0] * 4)[:, None, None, None, None]
+    coarse = torch.tensor([0.4, 3.0])[:, None, None, None]
+
+    def goal(cases: int) -> list[float]:
+        statistics = refiner.ClassStatistics([2], cases)
+        statistics.update([own.expand(8, 2, 32, 32, 32)], places)
+        statistics.update([coarse.expand(8, 2, 32, 32, 32)], places, coarse=True)
+        mean, spread = statistics.goal(0)
+        assert spread[0, :2].tolist() == pytest.approx([1.01, 1.01])
+        return mean[0, :2].tolist()
+
+    # The mean of 4 cases is uncertain by 1.01 / 2: a difference of 0.4 says nothing, one of 3
+    # nearly all that it seems to.
+    assert goal(4) == pytest.approx([0.4, 3 - 3 * (1 - 1.01**2 / 4 / 9)], rel=1e-4)
+    assert goal(10**6) == pytest.approx([0, 0], abs=1e-3)
 
 
 def test_bands_and_levels_are_grain_and_histogram():

@@ -29,8 +29,10 @@ class Players:
     device: torch.device
 
     @staticmethod
-    def new(modalities: int, params: dict[str, Any], reach: int, device: torch.device) -> "Players":
-        """New ones; `params` is the config section `refiner`."""
+    def new(
+        modalities: int, params: dict[str, Any], reach: int, cases: int, device: torch.device
+    ) -> "Players":
+        """New ones; `params` is the config section `refiner`, `cases` how many real ones teach."""
         channels, rate = params["channels"], params["learning_rate"]
         encoder = settled(refiner.encoder(modalities, channels), device)
         generator, average, best = (
@@ -48,7 +50,7 @@ class Players:
             average,
             best,
             discriminator,
-            refiner.ClassStatistics(refiner.widths(modalities, channels)).to(device),
+            refiner.ClassStatistics(refiner.widths(modalities, channels), cases).to(device),
             torch.optim.AdamW(encoder.parameters(), 1e-3),
             torch.optim.Adam(generator.parameters(), rate, betas=BETAS),
             torch.optim.Adam(discriminator.parameters(), 2 * rate, betas=BETAS),
@@ -101,7 +103,9 @@ class Players:
         judgement.backward()
         self.discriminator_optimiser.step()
 
-        self.statistics.update(refiner.features(self.encoder, x), real_places)
+        with torch.no_grad():
+            self.statistics.update(refiner.features(self.encoder, x), real_places)
+            self.statistics.update(refiner.features(self.encoder, y), places, coarse=True)
         self.discriminator.requires_grad_(False)
         verdict, classes = self.discriminator(refined)
         terms = {

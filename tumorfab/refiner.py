@@ -222,17 +222,24 @@ class ClassStatistics(nn.Module):
     the whole distribution, not to its middle: `distance` is the energy distance (Szekely and Rizzo
     2013) to a normal distribution with that mean and spread. So a feature that varies among real
     tumours binds loosely, and refined tumours may not all become the average one.
+
+    The mean of a few `cases` is itself uncertain, and coarse tumours can lie nearer to that of all
+    tumours. So coarse patches are watched, too, and a feature is drawn from their mean towards the
+    real one as far as the difference exceeds what so few cases differ by: the estimate of James and
+    Stein (1961) in its positive part.
     """
 
     seen: torch.Tensor
+    seen_coarse: torch.Tensor
 
-    def __init__(self, widths: Sequence[int], momentum: float = 0.95) -> None:
+    def __init__(self, widths: Sequence[int], cases: int, momentum: float = 0.95) -> None:
         super().__init__()
-        self.momentum = momentum
+        self.momentum, self.cases = momentum, cases
         for level, width in enumerate(widths):
-            self.register_buffer(f"mean{level}", torch.zeros(PLACES, 2 * width))
-            self.register_buffer(f"square{level}", torch.zeros(PLACES, 2 * width))
+            for name in ("mean", "square", "coarse"):
+                self.register_buffer(f"{name}{level}", torch.zeros(PLACES, 2 * width))
         self.register_buffer("seen", torch.zeros(PLACES))
+        self.register_buffer("seen_coarse", torch.zeros(PLACES))
 
     @staticmethod
     def per_class(
@@ -251,20 +258,30 @@ class ClassStatistics(nn.Module):
         return torch.cat([mean, sd], 2), total >= 8
 
     @torch.no_grad()
-    def update(self, features: Sequence[torch.Tensor], places: torch.Tensor) -> None:
-        """Take in one batch of real patches."""
+    def update(
+        self, features: Sequence[torch.Tensor], places: torch.Tensor, coarse: bool = False
+    ) -> None:
+        """Take in one batch of real patches, or of coarse ones."""
         pooled_by_level = [self.per_class(feature, places) for feature in features]
         there = pooled_by_level[0][1]
-        found = there.any(0)
+        found, seen = there.any(0), self.seen_coarse if coarse else self.seen
         # The first batches weigh as a plain mean, so that the start is not pulled towards zero.
-        rate = torch.maximum(1 / (self.seen + 1), torch.tensor(1 - self.momentum).to(self.seen))
+        rate = torch.maximum(1 / (seen + 1), torch.tensor(1 - self.momentum).to(seen))
         rate = (rate * found)[:, None]
         weight = there / there.sum(0).clamp_min(1)
         for level, (values, _) in enumerate(pooled_by_level):
-            mean, square = getattr(self, f"mean{level}"), getattr(self, f"square{level}")
-            mean.lerp_((weight[..., None] * values).sum(0), rate)
-            square.lerp_((weight[..., None] * values**2).sum(0), rate)
-        self.seen += found
+            powers = {"coarse": values} if coarse else {"mean": values, "square": values**2}
+            for name, power in powers.items():
+                running = getattr(self, f"{name}{level}")
+                running.lerp_((weight[..., None] * power).sum(0), rate)
+        seen += found
+
+    def goal(self, level: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and spread (4, 2 C) of the distribution that refined patches are drawn to."""
+        mean, square, coarse = (getattr(self, f"{n}{level}") for n in ("mean", "square", "coarse"))
+        spread = (square - mean**2).clamp_min(0).sqrt() + 0.1 * mean.abs() + 1e-2
+        sure = (1 - spread**2 / self.cases / (mean - coarse).square().clamp_min(1e-12)).clamp_min(0)
+        return coarse + sure * (mean - coarse), spread
 
     def distance(self, features: Sequence[torch.Tensor], places: torch.Tensor) -> torch.Tensor:
         """Class-wise distance of a batch to the real statistics: in the mean 0 where the batch is
@@ -272,9 +289,8 @@ class ClassStatistics(nn.Module):
         total = features[0].new_zeros(())
         for level, feature in enumerate(features):
             values, there = self.per_class(feature, places)
-            mean, square = getattr(self, f"mean{level}"), getattr(self, f"square{level}")
-            spread = (square - mean**2).clamp_min(0).sqrt() + 0.1 * mean.abs() + 1e-2
-            there = there & (self.seen > 0)
+            mean, spread = self.goal(level)
+            there = there & (self.seen > 0) & (self.seen_coarse > 0)
             z = ((values - mean) / spread).clamp(-10, 10)
             # The mean distance to a normal variate less half of that between two, in closed form.
             normal = z * torch.erf(z / 2**0.5) + (2 / math.pi) ** 0.5 * torch.exp(-(z**2) / 2)

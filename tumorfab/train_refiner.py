@@ -150,7 +150,9 @@ def train(
     averaged generator that came nearest to the goal, and the history. Raises `InputError` when the
     training diverges or a single patch does not fit the GPU."""
     torch.manual_seed(int(stage.rng(seed, "refiner", "weights").integers(2**31)))
-    players = Players.new(len(goal.modalities), params, judge.reach(goal.spacing), device)
+    players = Players.new(
+        len(goal.modalities), params, judge.reach(goal.spacing), len(real), device
+    )
     # Before the first step the generator is the identity: what it must beat is the coarse sample.
     before = goal.distance(None)
     progress: dict[str, Any] = {"step": 0, "history": [], "nearest": before, "idle": 0}
