@@ -93,9 +93,8 @@ def synthetic(args: argparse.Namespace, sidecar: Path, generators: dict[str, Any
 
 
 def measured(tumour: Tumour, seed: int) -> Measured:
-    """What `realism` measures, and how the tissue within 8 mm around the tumour differs from that
-    far from it in the same brain: brains of two scanners differ everywhere, which is not a
-    tumour's doing, and nothing that a refiner could or should mend."""
+    """What `realism` measures, and the look of the tissue within 8 mm around the tumour; its
+    gradient is in units of that far from it."""
     found = realism.measured(tumour, seed)
     depth = signed_distance(tumour.labels > 0, tumour.spacing)
     safe = ndimage.binary_erosion(tumour.brain, iterations=2)
@@ -103,7 +102,6 @@ def measured(tumour: Tumour, seed: int) -> Measured:
     features = dict(found.features)
     for modality, image in tumour.images.items():
         look = texture.first_order(image[around]) | texture.cooccurrence(image, around)
-        look = {name: value - features[f"{modality} far {name}"] for name, value in look.items()}
         slope = texture.gradient(image, tumour.spacing)
         look["gradient"] = float(np.log(slope[around].mean() / slope[far].mean()))
         features |= {f"{modality} around {name}": value for name, value in look.items()}
