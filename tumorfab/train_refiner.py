@@ -48,12 +48,15 @@ def load_case(
         # Wider than it was: the new tumour's mass effect can have moved it.
         own = ndimage.binary_dilation(load_on(kept, grid, labels=True) > 0, iterations=2)
         labels = np.where(own, 0, labels).astype(np.uint8)
-    volumes = [load_on(path, grid) for path in images.values()]
-    relative = np.stack(tissue_relative(volumes, [references[m] for m in images]))
     if not labels.any():
         raise stage.InputError(f"{dseg}: holds no tumour; make it again")
-    relative *= as_donated(labels, contrasts or [1.0] * len(images), grid.spacing)
-    return Case.cropped(dseg.name, list(relative), labels, box(labels > 0, edge))
+    where = box(labels > 0, edge)
+    labels = np.ascontiguousarray(labels[where])
+    volumes = [load_on(path, grid)[where] for path in images.values()]
+    relative = np.stack(tissue_relative(volumes, [references[m] for m in images]))
+    if contrasts:
+        relative *= as_donated(labels, contrasts, grid.spacing)
+    return Case(dseg.name, relative.astype(np.float16), labels)
 
 
 def near(case: Case, spacing: NDArray[np.float64]) -> Case:
