@@ -184,4 +184,6 @@ def test_the_jobs_of_a_fold_see_its_own_cases_alone(tmp_path: Path) -> None:
             path for job in mine if "batch place" in job.command for path in job.outputs
         )
         first = next(job for job in segment if "k-4" in job.outputs[0]).option("train")
-        assert set(re.findall(r"sub-(\w+)/anat", made)) == {"H01", "H02", *first[:2]}
+        assert set(re.findall(r"k-\d/sub-(\w+)/anat", made)) == {"H01", "H02", *first[:2]}
+        for k in (2, 4):  # what the refiner learns from lies in its own training cases alone
+            assert set(re.findall(rf"k-{k}/refiner/sub-(\w+)/anat", made)) == set(first[:k])
