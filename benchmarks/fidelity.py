@@ -3,7 +3,7 @@
     python -m benchmarks.fidelity --results results/study_4mod_2mm --refined OUT
 
 after `benchmarks.refinement`, whose refiners in `OUT` are used. In every fold a segmentor
-is trained on the real training cases alone. Its Dice on the patient who was left out is its
+is trained on the real training cases alone. Its Dice on the patients who were left out is its
 cross-validated Dice; that on the fold's coarse and refined samples should lie in the same band.
 Writes `fidelity.csv` to `OUT` and prints means and ranges over folds.
 """
@@ -25,7 +25,7 @@ from tumorfab.volume import Image, Labels, load_grid, load_on
 
 
 def fold_rows(args: argparse.Namespace, number: int, fold: Fold) -> Iterator[dict[str, Any]]:
-    """Dice by region of the left-out patient and of the fold's samples, a row each."""
+    """Dice by region of the left-out patients and of the fold's samples, a row each."""
     out = args.refined / f"fold-{number}"
     segment.main(
         ["--results", f"{args.results}", "--train", *fold.train, "--test", *fold.test,
@@ -33,8 +33,11 @@ def fold_rows(args: argparse.Namespace, number: int, fold: Fold) -> Iterator[dic
          "--threads", f"{args.threads}", "--params", json.dumps(args.segment),
          "--out", f"{out / 'segmentor'}"]
     )  # fmt: skip
-    files = bank.case_files(args.results / f"sub-{fold.test[0]}" / "anat", fold.test[0], args.label)
-    grid = load_grid(files["dseg"])
+    left_out = [
+        bank.case_files(args.results / f"sub-{subject}" / "anat", subject, args.label)
+        for subject in fold.test
+    ]
+    grid = load_grid(left_out[0]["dseg"])
     with gpu.device(args.threads) as device:
         path = out / "segmentor" / "model.pt"
         content = checkpoint.load_model(path, "segmentor", args.modality, grid.spacing)
@@ -54,9 +57,10 @@ def fold_rows(args: argparse.Namespace, number: int, fold: Fold) -> Iterator[dic
         def loaded(paths: list[Path]) -> list[Image]:
             return [load_on(path, grid) for path in paths]
 
-        truth = load_on(files["dseg"], grid, labels=True)
-        own = loaded([Path(str(files["image"]).format(m)) for m in args.modality])
-        yield row("real", fold.test[0], own, truth)
+        for subject, files in zip(fold.test, left_out, strict=True):
+            truth = load_on(files["dseg"], grid, labels=True)
+            own = loaded([Path(str(files["image"]).format(m)) for m in args.modality])
+            yield row("real", subject, own, truth)
         for sidecar in refinement.coarse_samples(args, number, fold)[:: refinement.EVERY]:
             record = stage.read_json(sidecar)
             labels = load_on(samples.dseg(sidecar), grid, labels=True)
