@@ -58,12 +58,6 @@ SETS = (
 ENV = "../../envs/tumorfab.yaml"
 
 
-# Lessons for the refiner have their donors' contrast and are wherever a training case has room.
-LESSON = dict(
-    table="", tumour_free=0, region="any", side="any", site_mni_mm=[], contrast=[1, 1]
-)
-
-
 # Each job of a running workflow reads these files again. Of the rules that name the files of many
 # subjects it needs none but those that Snakemake lets it run.
 ALLOWED = plan.allowed_rules(sys.argv)
@@ -226,18 +220,48 @@ def drawn(kind, fold, k, hosts):
     ]
 
 
-def lesson_sets():
-    """Name, fold, k and training cases of each rule that makes lessons for the refiner."""
-    wanted = config["refiner"]["lessons"] > 0
-    return (
-        sets("lessons", config["compute"]["batches"], training=True) if wanted else []
-    )
+# How coarse tumours are placed: as the config asks, and as lessons for the refiner. These have their
+# donors' contrast and are wherever a training case has room. Its own tumour is kept: a healed brain is
+# resampled where the tumour was, and that would be learned, too.
+PLACED = {
+    "place": dict(
+        draws=DRAWS,
+        patients=config["place"]["patients"],
+        table=config["place"]["table"] or [],
+        section=section("place"),
+        folder="",
+    ),
+    "lessons": dict(
+        draws=config["refiner"]["lessons"],
+        patients="kept",
+        table=[],
+        section=section(
+            "place",
+            table="",
+            tumour_free=0,
+            region="any",
+            side="any",
+            site_mni_mm=[],
+            contrast=[1, 1],
+        ),
+        folder="/refiner",
+    ),
+}
 
 
-def lesson_arguments(fold, k, hosts):
-    """What differs from one training case to the next that hosts lessons."""
-    # Kept: a healed brain is resampled where the tumour was, and that would be learned, too.
-    return place_arguments(f"{R}/fold-{fold}_k-{k}/refiner", hosts, "kept")
+def placements():
+    """Kind of what is placed, and name, fold, k and hosts, of each rule that places coarse tumours."""
+    for kind, how in PLACED.items():
+        if how["draws"]:
+            for made in sets(kind, config["compute"]["batches"], kind == "lessons"):
+                yield kind, *made
+
+
+def placed(kind, fold, k, hosts):
+    """Sidecars of the coarse samples of a rule that places them."""
+    if kind == "lessons":
+        return lessons(fold, k, hosts)
+    return drawn("coarse", fold, k, hosts)
 
 
 def lessons(fold, k, hosts):
@@ -267,14 +291,14 @@ def appraised(kind, fold, k, number):
     return f"{R}/fold-{fold}_k-{k}/gate/{kind}_shard-{number}.tsv"
 
 
-def place_arguments(folder, hosts, patients=config["place"]["patients"]):
-    """What differs from host to host. Samples are written below `folder`; `patients` tells what
-    becomes of a patient's own tumour."""
+def place_arguments(kind, fold, k, hosts):
+    """What differs from host to host."""
+    folder = f"{R}/fold-{fold}_k-{k}{PLACED[kind]['folder']}"
     return [
         f"--host {host} --anat {shlex.quote(f'{R}/sub-{host}/anat')}"
         f" --out {shlex.quote(f'{folder}/sub-{host}/anat')}"
         f" --licence {shlex.quote(subjects[host]['licence'])}"
-        + (f" --patient {patients}" if host in ANNOTATED else "")
+        + (f" --patient {PLACED[kind]['patients']}" if host in ANNOTATED else "")
         for host in hosts
     ]
 

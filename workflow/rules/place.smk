@@ -29,7 +29,9 @@ rule bank:
 
 # All samples of some hosts in one process: a host is read once, the program is loaded once for all of
 # them, and each sample is its own files.
-for place_rule, fold, k, hosts in sets("place", config["compute"]["batches"]):
+# Likewise lessons for the refiner: coarse tumours in the training cases themselves, so that it cannot
+# tell them from the real ones by the scanner, but by what a tumour lacks.
+for kind, place_rule, fold, k, hosts in placements():
 
     rule:
         name:
@@ -38,36 +40,33 @@ for place_rule, fold, k, hosts in sets("place", config["compute"]["batches"]):
             hosts=[path for host in hosts for path in images(host)],
             about=[about(host) for host in hosts],
             tumours=[case(host)[-1] for host in hosts if host in ANNOTATED],
-            table=config["place"]["table"] or [],
+            table=PLACED[kind]["table"],
             bank=[
-                f"{R}/bank/sub-{donor}_rois.{kind}"
+                f"{R}/bank/sub-{donor}_rois.{end}"
                 for donor in FOLDS[fold].train[:k]
-                for kind in ("npz", "json")
+                for end in ("npz", "json")
             ],
         output:
-            with_volumes(drawn("coarse", fold, k, hosts)),
+            with_volumes(placed(kind, fold, k, hosts)),
         log:
-            f"{R}/logs/place/{place_rule}.log",
+            f"{R}/logs/{kind}/{place_rule}.log",
         benchmark:
-            f"{R}/benchmarks/place/{place_rule}.tsv"
+            f"{R}/benchmarks/{kind}/{place_rule}.tsv"
         conda:
             ENV
         resources:
             mem_mb=growing(3000),
-            runtime=growing(5 + len(hosts) * (1 + DRAWS // 10)),
+            runtime=growing(5 + len(hosts) * (1 + PLACED[kind]["draws"] // 10)),
         params:
             code=[code("place"), code("batch")],
-            section=section("place"),
+            section=PLACED[kind]["section"],
             label=S,
             modalities=MODALITIES,
             seed=config["seed"],
-            draws=DRAWS,
+            draws=PLACED[kind]["draws"],
             donors=FOLDS[fold].train[:k],
-            hosts=place_arguments(f"{R}/fold-{fold}_k-{k}", hosts),
-            each=listed(
-                f"place/{place_rule}",
-                place_arguments(f"{R}/fold-{fold}_k-{k}", hosts),
-            ),
+            hosts=place_arguments(kind, fold, k, hosts),
+            each=listed(f"{kind}/{place_rule}", place_arguments(kind, fold, k, hosts)),
             bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
         shell:
             "python -m tumorfab.batch place --each {params.each} --bank {params.bank}"

@@ -1,51 +1,6 @@
 # TF-GAN: train the refiner on one set of real training cases, then refine its coarse samples.
 
 
-# What the refiner learns from: coarse tumours in the training cases themselves, so that it cannot tell
-# them from the real ones by the scanner, but by what a tumour lacks.
-for lessons_rule, fold, k, hosts in lesson_sets():
-
-    rule:
-        name:
-            lessons_rule
-        input:
-            hosts=[path for host in hosts for path in images(host)],
-            about=[about(host) for host in hosts],
-            tumours=[case(host)[-1] for host in hosts],
-            bank=[
-                f"{R}/bank/sub-{donor}_rois.{kind}"
-                for donor in FOLDS[fold].train[:k]
-                for kind in ("npz", "json")
-            ],
-        output:
-            with_volumes(lessons(fold, k, hosts)),
-        log:
-            f"{R}/logs/lessons/{lessons_rule}.log",
-        benchmark:
-            f"{R}/benchmarks/lessons/{lessons_rule}.tsv"
-        conda:
-            ENV
-        resources:
-            mem_mb=growing(3000),
-            runtime=growing(5 + len(hosts) * (1 + config["refiner"]["lessons"] // 10)),
-        params:
-            code=[code("place"), code("batch")],
-            section=section("place", **LESSON),
-            label=S,
-            modalities=MODALITIES,
-            seed=config["seed"],
-            draws=config["refiner"]["lessons"],
-            donors=FOLDS[fold].train[:k],
-            hosts=lesson_arguments(fold, k, hosts),
-            each=listed(f"lessons/{lessons_rule}", lesson_arguments(fold, k, hosts)),
-            bank=lambda wildcards, input: str(Path(input.bank[0]).parent),
-        shell:
-            "python -m tumorfab.batch place --each {params.each} --bank {params.bank}"
-            " --donor {params.donors} --draws {params.draws} --label {params.label}"
-            " --modality {params.modalities} --seed {params.seed} --params {params.section:q}"
-            " > {log} 2>&1"
-
-
 rule train_refiner:
     input:
         encoder=config["refiner"]["encoder"] or [],
