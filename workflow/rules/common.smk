@@ -244,7 +244,7 @@ PLACED = {
             site_mni_mm=[],
             contrast=[1, 1],
         ),
-        folder="/refiner",
+        folder="refiner/",
     ),
 }
 
@@ -293,10 +293,10 @@ def appraised(kind, fold, k, number):
 
 def place_arguments(kind, fold, k, hosts):
     """What differs from host to host."""
-    folder = f"{R}/fold-{fold}_k-{k}{PLACED[kind]['folder']}"
+    folder = f"{R}/fold-{fold}_k-{k}/{PLACED[kind]['folder']}"
     return [
         f"--host {host} --anat {shlex.quote(f'{R}/sub-{host}/anat')}"
-        f" --out {shlex.quote(f'{folder}/sub-{host}/anat')}"
+        f" --out {shlex.quote(f'{folder}sub-{host}/anat')}"
         f" --licence {shlex.quote(subjects[host]['licence'])}"
         + (f" --patient {PLACED[kind]['patients']}" if host in ANNOTATED else "")
         for host in hosts
